@@ -75,4 +75,6 @@ type Step struct {
 	Now      time.Time
 	Actor    Actor
 	Position Position
+
+	ids uint64 // calls of NewID so far; atomic, because a wrong handler may call it from several goroutines
 }

@@ -172,6 +172,3 @@ type Runner interface{}
 // New returns the node's HTTP handler. It panics if a required option is missing.
 func New(o Options) http.Handler { return http.NotFoundHandler() }
 
-// NewServer returns a server for h with every limit set: header, read, write and idle timeouts and 16 KiB of headers.
-// The caller serves a listener made by LimitListener.
-func NewServer(h http.Handler) *http.Server { return &http.Server{Handler: h} }

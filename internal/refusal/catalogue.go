@@ -56,8 +56,10 @@ const (
 	KeyTaken             Code = "key-taken"
 	KeyWeak              Code = "key-weak"
 	Layer1Unavailable    Code = "layer1-unavailable"
+	LengthRequired       Code = "length-required"
 	MempoolFull          Code = "mempool-full"
 	MethodNotAllowed     Code = "method-not-allowed"
+	NoLayer2             Code = "no-layer2"
 	NonCanonical         Code = "non-canonical"
 	Nondeterministic     Code = "nondeterministic-handler"
 	NotCommitted         Code = "not-committed"
@@ -187,12 +189,18 @@ var catalogue = [...]Entry{
 	{Layer1Unavailable, 503, KindOutage, "Layer 1 does not take commits now",
 		"Too few validators can be reached, or consensus makes no progress. The session and its steps are safe on Layer 2.",
 		"Wait and send the commit again; it is safe to repeat. /readyz and /tandem/v1/status tell when blocks advance."},
+	{LengthRequired, 411, KindRefusal, "A body needs its length",
+		"The request uses Transfer-Encoding (chunked or other). Two ways to say where a body ends can be read in two ways, so bodies come with Content-Length only.",
+		"Send the body with a Content-Length; curl's -d and most libraries do so when the body is in memory."},
 	{MempoolFull, 503, KindOutage, "Too many commits are waiting",
 		"The actor has as many sessions waiting for a block at this node as one actor may have.",
 		"Wait until some are committed, then commit again; it is safe to repeat."},
 	{MethodNotAllowed, 405, KindAnswer, "The method is not allowed here",
 		"The path exists but has no handler for this method.",
 		"Use one of the methods in the Allow header."},
+	{NoLayer2, 503, KindOutage, "This node is no Layer 2 node",
+		"Sessions and steps are served by nodes with the Layer 2 role; this one only validates and reads.",
+		"Call a Layer 2 node; GET /tandem/v1/status lists them with their URLs."},
 	{NonCanonical, 400, KindRefusal, "The bytes are not in canonical form",
 		"The encoding differs from the one form docs/format allows, or breaks one of its limits; bytes that are hashed and signed must have one form only.",
 		"Encode with the client library, or see docs/format."},

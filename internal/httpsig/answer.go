@@ -1,0 +1,120 @@
+package httpsig
+
+import (
+	"crypto/ed25519"
+	"net/http"
+	"strconv"
+
+	"tandem/internal/refusal"
+	"tandem/internal/wire"
+)
+
+// Answer is what a Layer 2 node signs when it answers: the status and body it gave, in which session and at which
+// sequence, the transcript head after it, the height of the state it ran on, the step's time, and itself. A signed answer that a
+// replay on the stated height contradicts is evidence against the originator.
+type Answer struct {
+	Status     int
+	Body       wire.Digest
+	Session    wire.SessionID
+	Sequence   uint64
+	Transcript wire.Digest
+	Height     int64
+	Time       int64 // milliseconds since 1970
+	Originator wire.PublicKey
+}
+
+// SignAnswer signs a with the originator's key and sets the headers Content-Digest, Tandem-Session, Tandem-Sequence,
+// Tandem-Transcript, Tandem-Height, Tandem-Time, Tandem-Originator, Signature-Input and Signature. created is in seconds
+// since 1970. a.Originator is set from priv.
+func SignAnswer(priv ed25519.PrivateKey, created int64, a Answer, h http.Header) {
+	a.Originator = wire.PublicKeyOf(priv)
+	signature := wire.Signature(ed25519.Sign(priv, answerBase(a, created)))
+	h.Set(HeaderContentDigest, ContentDigest(a.Body))
+	h.Set(HeaderSession, a.Session.String())
+	h.Set(HeaderSequence, strconv.FormatUint(a.Sequence, 10))
+	h.Set(HeaderTranscript, a.Transcript.String())
+	h.Set(HeaderHeight, strconv.FormatInt(a.Height, 10))
+	h.Set(HeaderTime, strconv.FormatInt(a.Time, 10))
+	h.Set(HeaderOriginator, a.Originator.DID())
+	h.Set(HeaderSignatureInput, string(appendParams([]byte(Label+"="), answerComponents, created, a.Originator, TagAnswer)))
+	h.Set(HeaderSignature, signatureValue(signature))
+}
+
+// VerifyAnswer reads and verifies a signed answer: strict profile, digest of the body, signature by the key that
+// Tandem-Originator names. Whether that key belongs to a Layer 2 node, and whether the transcript head is right, is the
+// caller's to check. Errors: signature-required when the answer is not signed at all, signature-malformed,
+// wrong-tag, wrong-digest, key-weak, signature-invalid.
+func VerifyAnswer(h http.Header, status int, body []byte) (Answer, error) {
+	if len(h[HeaderSignature]) == 0 && len(h[HeaderSignatureInput]) == 0 {
+		return Answer{}, refusal.New(refusal.SignatureRequired, "the answer is not signed")
+	}
+	s, err := readSignature(h)
+	if err != nil {
+		return Answer{}, err
+	}
+	if s.tag != TagAnswer {
+		return Answer{}, refusal.New(refusal.WrongTag, "%.64q is not the purpose of an answer", s.tag)
+	}
+	if s.components != answerComponents {
+		return Answer{}, malformed("the answer's signature covers %.400s; exactly %s is expected", s.components, answerComponents)
+	}
+	if status < 100 || status > 599 {
+		return Answer{}, malformed("status %d is not between 100 and 599", status)
+	}
+	if err := checkContentDigest(h, body); err != nil {
+		return Answer{}, err
+	}
+	place, err := readPlace(h)
+	if err != nil {
+		return Answer{}, err
+	}
+	a := Answer{Status: status, Body: wire.Sum(body), Session: place.Session, Sequence: place.Sequence, Transcript: place.Transcript}
+	if a.Height, err = number(h, HeaderHeight, 1<<62); err != nil {
+		return Answer{}, err
+	}
+	if a.Time, err = number(h, HeaderTime, wire.MaxTime); err != nil {
+		return Answer{}, err
+	}
+	originator, err := one(h, HeaderOriginator)
+	if err != nil {
+		return Answer{}, err
+	}
+	if originator != s.key.DID() {
+		return Answer{}, malformed("the signature is by %s, not by the originator %.64q", s.key, originator)
+	}
+	a.Originator = s.key
+	if err := wire.VerifySignature(s.key, answerBase(a, s.created), s.signature); err != nil {
+		return Answer{}, err
+	}
+	return a, nil
+}
+
+func number(h http.Header, name string, most uint64) (int64, error) {
+	text, err := one(h, name)
+	if err != nil {
+		return 0, err
+	}
+	n, err := decimal(text, most)
+	if err != nil {
+		return 0, malformed("%s: %v", name, err)
+	}
+	return int64(n), nil
+}
+
+func answerBase(a Answer, created int64) []byte {
+	b := make([]byte, 0, 1024)
+	b = append(b, `"@status": `...)
+	b = strconv.AppendInt(b, int64(a.Status), 10)
+	b = append(b, "\n\"content-digest\": "...)
+	b = appendContentDigest(b, a.Body)
+	b = append(b, '\n')
+	b = appendPlace(b, Place{Session: a.Session, Sequence: a.Sequence, Transcript: a.Transcript})
+	b = append(b, `"tandem-height": `...)
+	b = strconv.AppendInt(b, a.Height, 10)
+	b = append(b, "\n\"tandem-time\": "...)
+	b = strconv.AppendInt(b, a.Time, 10)
+	b = append(b, '\n')
+	b = line(b, `"tandem-originator": `, a.Originator.DID())
+	b = append(b, `"@signature-params": `...)
+	return appendParams(b, answerComponents, created, a.Originator, TagAnswer)
+}

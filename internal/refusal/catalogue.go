@@ -69,6 +69,7 @@ const (
 	Quarantined          Code = "quarantined"
 	Replayed             Code = "replayed"
 	ResponseDiffers      Code = "response-differs"
+	ResponseInvalid      Code = "response-invalid"
 	ResponseTooLarge     Code = "response-too-large"
 	SessionBusy          Code = "session-busy"
 	SessionClosed        Code = "session-closed"
@@ -88,6 +89,7 @@ const (
 	TransactionTooLarge  Code = "transaction-too-large"
 	UnknownKind          Code = "unknown-kind"
 	UnsupportedMediaType Code = "unsupported-media-type"
+	WriteInRead          Code = "write-in-read"
 	WrongChain           Code = "wrong-chain"
 	WrongDigest          Code = "wrong-digest"
 	WrongFingerprint     Code = "wrong-fingerprint"
@@ -228,6 +230,9 @@ var catalogue = [...]Entry{
 	{ResponseDiffers, 409, KindConflict, "The replay gave another response",
 		"On the ledger's present state a step of the session does not give the response that was recorded: another session was committed first, a node answered falsely, or the handler is not deterministic.",
 		"See the fields for the step and what differs; open a session that supersedes this one and repeat the steps."},
+	{ResponseInvalid, 500, KindAnswer, "The handler's response cannot be recorded",
+		"The handler answered with a status outside 200 to 599, or with a header that is not plain ASCII text or was set twice. Nothing was written.",
+		"This is a fault in the service: see docs/service.md for what a response may hold."},
 	{ResponseTooLarge, 500, KindAnswer, "The handler's response is too large",
 		"A response may have 256 KiB. Nothing was written.",
 		"Return lists in pages; this is the service's to change."},
@@ -285,6 +290,9 @@ var catalogue = [...]Entry{
 	{UnsupportedMediaType, 415, KindRefusal, "The media type is not supported",
 		"The request's Content-Type is not one this route takes.",
 		"Send application/json."},
+	{WriteInRead, 500, KindAnswer, "The handler wrote in a read",
+		"A request without a session that only reads (GET, HEAD) ran on committed state, and its handler tried to change the state.",
+		"Send the request in a session; as a service author, write only in handlers of other methods."},
 	{WrongChain, 400, KindRefusal, "The request is for another ledger",
 		"The chain id in the opening request is not this ledger's.",
 		"Open the session with the chain_id in /tandem/v1/status."},

@@ -1,16 +1,59 @@
 // Package httpapi is a node's HTTP surface: the one place where bytes from the network become steps, sessions, commits
 // and questions to the ledger, and where outcomes become HTTP answers.
+//
+// The way of a request: NewServer's limits (time, headers, connections) -> checkRequest on the raw target and headers,
+// before anything is routed, so that what was signed, what is routed and what a handler sees is one and the same ->
+// a place among the requests in flight -> the framework's own routes, which win over a service's, or a service route:
+//
+//	with Tandem-Session              a step, signed or in custody
+//	GET, HEAD, OPTIONS without it    a read of committed state
+//	anything else without it         a session of one step, in custody, committed before it is answered
+//
+// Three kinds of outcome are never mixed. A handler's answer is sent as it was recorded, with the headers that say
+// where it stands, signed by the originator. A refusal, a conflict and an outage are problem documents (RFC 9457) from
+// the one catalogue in refusal; an outage carries Retry-After. What this package itself gets wrong is "internal", in
+// the log with its cause.
 package httpapi
 
 import (
 	"context"
-	"crypto/ed25519"
 	"log/slog"
 	"net/http"
 	"time"
 
+	"tandem"
+	"tandem/internal/exec"
+	"tandem/internal/httpsig"
+	"tandem/internal/layer2"
+	"tandem/internal/state"
 	"tandem/internal/wire"
 )
+
+// Engine is what this package needs of the Layer 2 engine; see layer2.Engine, which implements it, for what the methods
+// promise. All are safe for concurrent use and return *refusal.Refusal for what a client should see.
+type Engine interface {
+	OpenSession(ctx context.Context, req *wire.Request) (*layer2.OpenAnswer, error)
+	OpenCustody(ctx context.Context, actor string, body []byte) (*layer2.OpenAnswer, error)
+	Step(ctx context.Context, p *httpsig.Parsed) (*layer2.Answer, error)
+	StepCustody(ctx context.Context, id wire.SessionID, actor, method, path, query, contentType string, body []byte, sequence *uint64) (*layer2.Answer, error)
+	Commit(ctx context.Context, p *httpsig.Parsed) (layer2.Outcome, error)
+	CommitCustody(ctx context.Context, id wire.SessionID, actor string) (layer2.Outcome, error)
+	OneStep(ctx context.Context, actor, method, path, query, contentType string, body []byte) (*layer2.Answer, layer2.Outcome, error)
+	Abandon(ctx context.Context, p *httpsig.Parsed) (layer2.Session, error)
+	AbandonCustody(ctx context.Context, id wire.SessionID, actor string) (layer2.Session, error)
+	Session(ctx context.Context, id wire.SessionID) (layer2.Session, error)
+	SignAnswer(h http.Header, status int, body []byte, a layer2.Answer)
+	WaitHeight(ctx context.Context, height int64) error
+	Stats() layer2.Stats
+}
+
+// Runner is what this package needs of exec.Runner: to know a route, and to read committed state through a handler.
+type Runner interface {
+	// Lookup reports whether a handler is registered for method and raw path, and if not, for which methods there is one.
+	Lookup(method, path string) (allowed []string, ok bool)
+	// Read runs a handler that may not write.
+	Read(ctx context.Context, base state.Reader, s exec.Step) (exec.Result, error)
+}
 
 // Ledger answers questions about what Layer 1 has committed. The node implements it over CometBFT's stores and the
 // state. Its methods are safe for concurrent use and return *refusal.Refusal for what does not exist.
@@ -25,7 +68,12 @@ type Ledger interface {
 	Genesis() []byte
 	// Status describes the node and the network as this node sees it now.
 	Status(ctx context.Context) (Status, error)
-	// WaitHeight returns nil as soon as the newest committed block is at least height, or ctx's error.
+	// View returns the newest committed state.
+	View() (*state.View, error)
+	// Time returns the newest block's time, milliseconds since 1970.
+	Time() int64
+	// WaitHeight returns nil as soon as the newest committed block is at least height; on ctx's end a height-not-reached
+	// refusal or ctx's error. Used by nodes without an engine.
 	WaitHeight(ctx context.Context, height int64) error
 }
 
@@ -35,140 +83,75 @@ type Readiness interface {
 	Health() Health
 }
 
-// Health is what /healthz, /readyz and /metrics show.
-type Health struct {
-	// Live is false when the process should be restarted (its own state is in doubt, consensus has failed).
-	Live bool `json:"live"`
-	// Ready is false when the node should be given no work for now.
-	Ready bool `json:"ready"`
-	// Reasons say why it is not live or not ready, one sentence each.
-	Reasons []string `json:"reasons,omitempty"`
-	// Height is the newest committed block.
-	Height int64 `json:"height"`
-	// LagMillis is the age of the newest block by this node's clock.
-	LagMillis int64 `json:"lag_ms"`
-	// Consensus is true while the consensus engine runs and moves.
-	Consensus bool `json:"consensus_alive"`
-}
-
-// Block is the answer of GET /tandem/v1/blocks/{height}.
-type Block struct {
-	Height       int64     `json:"height"`
-	Time         string    `json:"time"`         // RFC 3339, UTC, with nanoseconds: the header's
-	Hash         string    `json:"hash"`         // header hash, hex
-	StateRoot    string    `json:"state_root"`   // the root this block results in, hex; empty if the block states none
-	AppHash      string    `json:"app_hash"`     // the header's: the root after the block before
-	Proposer     string    `json:"proposer"`     // validator address, hex
-	Transactions []BlockTx `json:"transactions"` // in block order
-}
-
-// BlockTx names one transaction of a block.
-type BlockTx struct {
-	Hash    string `json:"hash"` // SHA-256 of the transaction's bytes, hex
-	Kind    string `json:"kind"` // "root" or "session"
-	Session string `json:"session_id,omitempty"`
-}
-
-// Transaction is the answer of GET /tandem/v1/transactions/{hash}.
-type Transaction struct {
-	Hash    string            `json:"hash"`
-	Height  int64             `json:"height"`
-	Index   int               `json:"index"` // place in the block
-	Kind    string            `json:"kind"`  // "root" or "session"
-	Session string            `json:"session_id,omitempty"`
-	Actor   string            `json:"actor,omitempty"`
-	Key     string            `json:"key,omitempty"` // did:key that signed the session
-	Steps   []TransactionStep `json:"steps,omitempty"`
-	Bytes   []byte            `json:"bytes"` // the transaction itself, base64
-}
-
-// TransactionStep is one step of a committed session.
-type TransactionStep struct {
-	Sequence   uint64 `json:"sequence"`
-	Method     string `json:"method"`
-	Target     string `json:"target"`
-	Status     int    `json:"status"`
-	Response   string `json:"response_digest"`
-	Originator string `json:"originator"`
-	Time       int64  `json:"time_ms"`
-}
-
-// Status is the answer of GET /tandem/v1/status.
-type Status struct {
-	ChainID     string       `json:"chain_id"`
-	Fingerprint string       `json:"fingerprint"` // hex
-	Service     string       `json:"service"`
-	Version     string       `json:"service_version"`
-	Height      int64        `json:"height"`
-	Time        int64        `json:"time_ms"` // newest block's
-	StateRoot   string       `json:"state_root"`
-	Node        string       `json:"node"` // did:key of this node
-	Custody     bool         `json:"custody"`
-	Layer2      []Layer2Node `json:"layer2"`
-	Validators  []Validator  `json:"validators"`
-	Quarantine  []Quarantine `json:"quarantine"`
-	Software    string       `json:"software,omitempty"`
-}
-
-// Layer2Node is a Layer 2 node on the ledger's list.
-type Layer2Node struct {
-	Key          string `json:"key"` // did:key
-	Organisation string `json:"organisation"`
-	URL          string `json:"url"`
-}
-
-// Validator is a Layer 1 validator.
-type Validator struct {
-	Address string `json:"address"` // hex
-	Key     string `json:"key"`     // base64 Ed25519
-	Power   int64  `json:"power"`
-}
-
-// Quarantine is a session that made a proposal fail on this node and is left out of its own proposals for a while.
-type Quarantine struct {
-	Session     string `json:"session_id"`
-	Transaction string `json:"transaction_hash"`
-	Step        uint64 `json:"step"`
-	Field       string `json:"field"`
-	Reason      string `json:"reason"`
-	Height      int64  `json:"height"`
-}
-
 // Options configure New.
 type Options struct {
-	// Engine is the Layer 2 engine; nil on a node that has no Layer 2 role, which then refuses sessions.
+	// Engine is the Layer 2 engine; nil on a node that has no Layer 2 role, which then refuses sessions with no-layer2.
 	Engine Engine
-	// Ledger is required.
+	// Ledger, Runner and Health are required.
 	Ledger Ledger
-	// Runner is required.
 	Runner Runner
-	// Health is required.
 	Health Readiness
-	// Key signs answers; its public half is the originator. Required with Engine.
-	Key ed25519.PrivateKey
+	// Service is looked at once, for patterns that this package claims. Its Registry may be nil.
+	Service tandem.Service
 	// ChainID and Fingerprint are told to those who open sessions.
 	ChainID     string
 	Fingerprint wire.Digest
-	// Custody is true when unsigned requests may be signed by this node. The engine decides for whom; this only says it aloud.
-	Custody bool
-	// CommitWait bounds how long a commit waits for Layer 1 before it answers 202. Default 10 s.
+	// Origins are the web origins ("https://host") whose pages may send unsigned requests, beside the node's own.
+	Origins []string
+	// Hosts are the host names (without port) under which a node that listens on a loopback address may be called
+	// without a signature, beside localhost and loopback addresses. Others are refused, because a web page can make
+	// its own name point to 127.0.0.1 (DNS rebinding).
+	Hosts []string
+	// CommitWait bounds how long a commit waits for Layer 1 before it is answered with 202. Default 10 s, at most 25 s.
 	CommitWait time.Duration
-	// HeightWait bounds how long a request with Tandem-Min-Height waits. Default 2 s.
+	// HeightWait bounds how long a request with Tandem-Min-Height waits. Default 2 s, at most 25 s.
 	HeightWait time.Duration
-	// MaxInFlight bounds the requests served at once; more get 503 overloaded. Default 4,096.
+	// MaxInFlight bounds the requests worked on at once; one more is refused with overloaded. Default 4,096.
 	MaxInFlight int
-	// Clock is used for measuring and for the created parameter of signatures. Default time.Now.
+	// Clock only measures. Default time.Now.
 	Clock func() time.Time
-	// Logger is required.
+	// Logger is for operators. Default: discards.
 	Logger *slog.Logger
 }
 
-// Engine is what httpapi needs of the Layer 2 engine.
-type Engine interface{}
+// Defaults and bounds of Options.
+const (
+	defaultCommitWait = 10 * time.Second
+	defaultHeightWait = 2 * time.Second
+	defaultInFlight   = 4096
+	maxWait           = ReadTimeout - 5*time.Second // see ReadTimeout
+	asyncWait         = 20 * time.Millisecond       // for the hand-over to Layer 1 when the client will not wait for more
+)
 
-// Runner is what httpapi needs of exec.Runner.
-type Runner interface{}
+// api is the handler that New returns.
+type api struct {
+	o        Options
+	log      *slog.Logger
+	routes   tandem.Registry // the framework's own routes
+	cross    *http.CrossOriginProtection
+	inFlight chan struct{} // a place per request being worked on
+	metrics  *metrics
+}
 
-// New returns the node's HTTP handler. It panics if a required option is missing.
-func New(o Options) http.Handler { return http.NotFoundHandler() }
-
+// New returns the node's HTTP handler. A mistake of the program is an error: a missing option, an origin that is none, a
+// service that registers a pattern this package claims (/tandem/, /healthz, /readyz, /metrics).
+func New(o Options) (http.Handler, error) {
+	a := &api{o: o}
+	if err := a.prepare(); err != nil {
+		return nil, err
+	}
+	a.routes.HandleFunc("POST /tandem/v1/sessions", a.open)
+	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}", a.session)
+	a.routes.HandleFunc("DELETE /tandem/v1/sessions/{id}", a.abandon)
+	a.routes.HandleFunc("POST /tandem/v1/sessions/{id}/commit", a.commit)
+	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}/receipt", a.receipt)
+	a.routes.HandleFunc("GET /tandem/v1/blocks/{height}", a.block)
+	a.routes.HandleFunc("GET /tandem/v1/transactions/{hash}", a.transaction)
+	a.routes.HandleFunc("GET /tandem/v1/status", a.status)
+	a.routes.HandleFunc("GET /tandem/v1/genesis", a.genesis)
+	a.routes.HandleFunc("GET /tandem/v1/errors", a.errors)
+	a.routes.HandleFunc("GET /healthz", a.healthz)
+	a.routes.HandleFunc("GET /readyz", a.readyz)
+	a.routes.Handle("GET /metrics", a.metrics.handler())
+	return a, nil
+}

@@ -38,7 +38,10 @@ func splitTarget(target string) (path, query string, err error) {
 	if !strings.HasPrefix(target, "/") {
 		return "", "", refusal.New(refusal.BadTarget, "the request target is not in origin form; it starts with '/'")
 	}
-	path, query, _ = strings.Cut(target, "?")
+	path, query, marked := strings.Cut(target, "?")
+	if marked && query == "" {
+		return "", "", refusal.New(refusal.BadTarget, "the target ends in a bare '?'; without a query it has none")
+	}
 	if err := wire.CheckTarget(path, query); err != nil {
 		return "", "", err
 	}

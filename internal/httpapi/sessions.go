@@ -1,0 +1,238 @@
+package httpapi
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"tandem/internal/httpsig"
+	"tandem/internal/layer2"
+	"tandem/internal/refusal"
+	"tandem/internal/session"
+	"tandem/internal/wire"
+)
+
+// signed reads the request's body and, if it is signed, its signature, which must be for the purpose tag. Without a
+// signature the result is nil, and what keeps other sites' pages from using this node's custody is checked instead.
+func (a *api) signed(w http.ResponseWriter, r *http.Request, tag string) (*httpsig.Parsed, []byte, error) {
+	if a.o.Engine == nil {
+		return nil, nil, refusal.New(refusal.NoLayer2, "this node has no session engine")
+	}
+	body, err := a.body(w, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := httpsig.FromHTTP(r, body)
+	if err != nil {
+		return nil, nil, err
+	}
+	if p == nil {
+		return nil, body, a.checkCustody(r)
+	}
+	if len(r.Header["Tandem-Actor"]) > 0 {
+		return nil, nil, refusal.New(refusal.BadRequest, "Tandem-Actor is for unsigned requests; the signature's key says who acts")
+	}
+	if p.Tag != tag {
+		return nil, nil, refusal.New(refusal.WrongTag, "the signature's tag is %q, this request needs %q", shorten(p.Tag), tag).
+			With("expected", tag)
+	}
+	return p, body, nil
+}
+
+// open serves POST /tandem/v1/sessions.
+func (a *api) open(w http.ResponseWriter, r *http.Request) {
+	p, body, err := a.signed(w, r, httpsig.TagOpen)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	if len(r.Header["Tandem-Session"]) > 0 {
+		a.fail(w, r, refusal.New(refusal.BadRequest, "a session is not opened inside another; leave Tandem-Session out"))
+		return
+	}
+	var answer *layer2.OpenAnswer
+	if p != nil {
+		answer, err = a.o.Engine.OpenSession(r.Context(), &p.Request)
+	} else if err = strictObject(body, &struct {
+		ExpiresAt  int64  `json:"expires_at"`
+		Supersedes string `json:"supersedes"`
+	}{}); err == nil {
+		answer, err = a.o.Engine.OpenCustody(r.Context(), r.Header.Get("Tandem-Actor"), body)
+	}
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	a.writeAnswer(w, r, &answer.Answer)
+}
+
+// session serves GET /tandem/v1/sessions/{id}.
+func (a *api) session(w http.ResponseWriter, r *http.Request) {
+	id, err := a.pathSession(r)
+	if err == nil {
+		err = a.awaitHeight(r)
+	}
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	s, err := a.o.Engine.Session(r.Context(), id)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	a.writeSession(w, r, http.StatusOK, s)
+}
+
+// pathSession is the session that the path names.
+func (a *api) pathSession(r *http.Request) (wire.SessionID, error) {
+	if a.o.Engine == nil {
+		return wire.SessionID{}, refusal.New(refusal.NoLayer2, "this node has no session engine")
+	}
+	return sessionID(r.PathValue("id"))
+}
+
+// writeSession answers with a session's status, signed by this node.
+func (a *api) writeSession(w http.ResponseWriter, r *http.Request, status int, s layer2.Session) {
+	if s.Steps == nil {
+		s.Steps = []layer2.Step{}
+	}
+	body, err := marshal(s)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	id, _ := wire.ParseSessionID(s.ID)
+	head, _ := wire.ParseDigest(s.Transcript) // empty for a session committed elsewhere: zero
+	a.signOwn(w, status, body, layer2.Answer{Session: id, Sequence: s.Sequence, Transcript: head})
+	a.writeBytes(w, r, status, "application/json", body)
+}
+
+// signOwn signs an answer that this package made about a session.
+func (a *api) signOwn(w http.ResponseWriter, status int, body []byte, about layer2.Answer) {
+	about.Height = a.o.Engine.Stats().Height
+	about.Time = a.o.Ledger.Time()
+	a.o.Engine.SignAnswer(w.Header(), status, body, about)
+}
+
+// named reads the signature of a request about the session in its path, and that session.
+func (a *api) named(w http.ResponseWriter, r *http.Request, tag string) (p *httpsig.Parsed, id wire.SessionID, err error) {
+	p, body, err := a.signed(w, r, tag)
+	if err != nil {
+		return nil, id, err
+	}
+	if id, err = sessionID(r.PathValue("id")); err != nil {
+		return nil, id, err
+	}
+	if err := strictObject(body, &struct{}{}); err != nil {
+		return nil, id, err
+	}
+	if p != nil && p.Place.Session != id {
+		return nil, id, refusal.New(refusal.WrongSession, "the path and the signed Tandem-Session name different sessions").
+			With("session", id)
+	}
+	if header := r.Header.Get("Tandem-Session"); header != "" && header != id.String() {
+		return nil, id, refusal.New(refusal.WrongSession, "the path and Tandem-Session name different sessions").With("session", id)
+	}
+	return p, id, nil
+}
+
+// abandon serves DELETE /tandem/v1/sessions/{id}.
+func (a *api) abandon(w http.ResponseWriter, r *http.Request) {
+	p, id, err := a.named(w, r, httpsig.TagStep)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	var s layer2.Session
+	if p != nil {
+		s, err = a.o.Engine.Abandon(r.Context(), p)
+	} else {
+		s, err = a.o.Engine.AbandonCustody(r.Context(), id, r.Header.Get("Tandem-Actor"))
+	}
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	a.writeSession(w, r, http.StatusOK, s)
+}
+
+// Committing is what a commit's answer says while Layer 1 has not decided.
+const Committing = "waiting for Layer 1 to put the session into a block; nothing is lost, ask again or read the session's status"
+
+// outcome is the JSON of a commit's answer.
+type outcome struct {
+	Status      session.State `json:"status"`
+	Session     string        `json:"session_id"`
+	Height      int64         `json:"height,omitempty"`
+	Transaction string        `json:"transaction_hash,omitempty"`
+	Time        int64         `json:"time_ms,omitempty"`
+	Steps       uint64        `json:"steps"`
+	Transcript  string        `json:"transcript"`
+	Detail      string        `json:"detail,omitempty"`
+}
+
+// commit serves POST /tandem/v1/sessions/{id}/commit.
+func (a *api) commit(w http.ResponseWriter, r *http.Request) {
+	p, id, err := a.named(w, r, httpsig.TagCommit)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	ctx, cancel := a.patience(w, r)
+	defer cancel()
+	var o layer2.Outcome
+	if p != nil {
+		o, err = a.o.Engine.Commit(ctx, p)
+	} else {
+		o, err = a.o.Engine.CommitCustody(ctx, id, r.Header.Get("Tandem-Actor"))
+	}
+	a.metrics.committed(o, err)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	a.writeOutcome(w, r, o)
+}
+
+// patience bounds the wait for Layer 1: by the node's limit, and by what the client prefers (RFC 7240 respond-async,
+// wait).
+func (a *api) patience(w http.ResponseWriter, r *http.Request) (context.Context, context.CancelFunc) {
+	wait := a.o.CommitWait
+	if seconds, ok := preference(r.Header, "wait"); ok {
+		if n, err := strconv.ParseUint(seconds, 10, 16); err == nil {
+			wait = min(max(time.Duration(n)*time.Second, asyncWait), maxWait)
+			w.Header().Set("Preference-Applied", "wait="+seconds)
+		}
+	}
+	if _, ok := preference(r.Header, "respond-async"); ok {
+		wait = asyncWait
+		w.Header().Set("Preference-Applied", "respond-async")
+	}
+	return context.WithTimeout(r.Context(), wait)
+}
+
+// writeOutcome answers a commit: 200 when it is in a block, 202 while nobody knows.
+func (a *api) writeOutcome(w http.ResponseWriter, r *http.Request, o layer2.Outcome) {
+	answer := outcome{
+		Status: o.Status, Session: o.Session.String(), Height: o.Height, Time: o.Time, Steps: o.Steps, Transcript: o.Transcript.String(),
+	}
+	if o.TransactionHash != (wire.Digest{}) {
+		answer.Transaction = o.TransactionHash.String()
+	}
+	status := http.StatusOK
+	if o.Status != session.Committed {
+		status = http.StatusAccepted
+		answer.Detail = Committing
+		w.Header().Set("Retry-After", "1")
+	}
+	w.Header().Set("Location", "/tandem/v1/sessions/"+answer.Session)
+	body, err := marshal(answer)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	a.signOwn(w, status, body, layer2.Answer{Session: o.Session, Sequence: o.Steps, Transcript: o.Transcript})
+	a.writeBytes(w, r, status, "application/json", body)
+}

@@ -34,7 +34,7 @@ func newAPI(reg *tandem.Registry, info *huma.Info) huma.API {
 	config.CreateHooks = nil
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath = "", "", ""
 	config.RejectUnknownQueryParameters = true
-	config.Formats = map[string]huma.Format{"application/json": huma.DefaultJSONFormat}
+	config.Formats = map[string]huma.Format{"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat}
 	config.Transformers = []huma.Transformer{func(_ huma.Context, _ string, v any) (any, error) {
 		if m, ok := v.(*huma.ErrorModel); ok {
 			return fromHuma(m), nil

@@ -63,7 +63,8 @@ func registerPackage(ctx context.Context, in *registerInput) (*registerOutput, e
 	return out, nil
 }
 
-type packagePath struct {
+// PackagePath is the path of a workflow step. Like PageQuery it is exported because huma fills embedded fields only then.
+type PackagePath struct {
 	ID string `path:"id" minLength:"1" maxLength:"64" doc:"Package id" example:"PKG-mzxw6ytboi2dgnbqge4dqnzvgq"`
 }
 
@@ -89,7 +90,7 @@ type scanOutput struct {
 }
 
 // scanPackage tells the operator what should be inside.
-func scanPackage(ctx context.Context, in *packagePath) (*scanOutput, error) {
+func scanPackage(ctx context.Context, in *PackagePath) (*scanOutput, error) {
 	st := tandem.StateOf(ctx)
 	p, err := packageFor(ctx, in.ID, ActionScan)
 	if err != nil {
@@ -114,7 +115,7 @@ func scanPackage(ctx context.Context, in *packagePath) (*scanOutput, error) {
 }
 
 type validateInput struct {
-	packagePath
+	PackagePath
 	Body struct {
 		Signature string `json:"signature" minLength:"1" maxLength:"200" doc:"The supplier's signature as read from the package, 64 bytes as base64"`
 	} `nameHint:"SignatureToValidate"`
@@ -152,7 +153,7 @@ func validatePackage(ctx context.Context, in *validateInput) (*validateOutput, e
 }
 
 type qualityInput struct {
-	packagePath
+	PackagePath
 	Body struct {
 		Passed bool     `json:"passed" doc:"Whether the package may go on"`
 		Issues []string `json:"issues,omitempty" nullable:"false" maxItems:"50" minLength:"1" maxLength:"200" doc:"What the inspector noticed"`
@@ -198,7 +199,7 @@ func checkQuality(ctx context.Context, in *qualityInput) (*qualityOutput, error)
 }
 
 type labelInput struct {
-	packagePath
+	PackagePath
 	Body struct {
 		Destination string `json:"destination" minLength:"1" maxLength:"200" pattern:"^[^\\x00-\\x1f\\x7f]*$" doc:"Where the package goes, one line" example:"Pier 4, Rotterdam"`
 		Priority    string `json:"priority" pattern:"^[A-Za-z][A-Za-z0-9_-]{0,31}$" doc:"A word agreed with the courier, such as standard or express" example:"express"`

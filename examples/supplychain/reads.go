@@ -9,8 +9,8 @@ import (
 	"tandem"
 )
 
-// pageQuery is how every list is paged.
-type pageQuery struct {
+// PageQuery is how every list is paged.
+type PageQuery struct {
 	Cursor string `query:"cursor" maxLength:"600" doc:"The next of the page before"`
 	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"20" doc:"Entries on a page"`
 }
@@ -29,7 +29,7 @@ type one[T any] struct {
 }
 
 // page reads a page of a collection; an empty index selects all.
-func page[T any](ctx context.Context, c *tandem.Collection[T], index, value string, q pageQuery) (*list[T], error) {
+func page[T any](ctx context.Context, c *tandem.Collection[T], index, value string, q PageQuery) (*list[T], error) {
 	found, err := c.List(tandem.StateOf(ctx), tandem.Query{Index: index, Value: value, After: q.Cursor, Limit: q.Limit})
 	if err != nil {
 		return nil, refuse("bad-cursor", "this cursor was not made by this list with these filters")
@@ -54,7 +54,7 @@ type idPath struct {
 }
 
 type packagesQuery struct {
-	pageQuery
+	PageQuery
 	Supplier string `query:"supplier_id" maxLength:"64" doc:"Only this supplier's" example:"SUP-001"`
 	Status   string `query:"status" enum:"registered,scanned,validated,passed,failed,labelled" doc:"Only those that stand here"`
 }
@@ -62,20 +62,20 @@ type packagesQuery struct {
 func listPackages(ctx context.Context, in *packagesQuery) (*list[Package], error) {
 	switch {
 	case in.Supplier != "" && in.Status != "":
-		return page(ctx, packages, "supplier-status", in.Supplier+" "+in.Status, in.pageQuery)
+		return page(ctx, packages, "supplier-status", in.Supplier+" "+in.Status, in.PageQuery)
 	case in.Supplier != "":
-		return page(ctx, packages, "supplier", in.Supplier, in.pageQuery)
+		return page(ctx, packages, "supplier", in.Supplier, in.PageQuery)
 	case in.Status != "":
-		return page(ctx, packages, "status", in.Status, in.pageQuery)
+		return page(ctx, packages, "status", in.Status, in.PageQuery)
 	}
-	return page(ctx, packages, "", "", in.pageQuery)
+	return page(ctx, packages, "", "", in.PageQuery)
 }
 
 func getPackage(ctx context.Context, in *idPath) (*one[Package], error) {
 	return get(ctx, packages, "package", in.ID)
 }
 
-func listSuppliers(ctx context.Context, in *pageQuery) (*list[Supplier], error) {
+func listSuppliers(ctx context.Context, in *PageQuery) (*list[Supplier], error) {
 	return page(ctx, suppliers, "", "", *in)
 }
 
@@ -83,7 +83,7 @@ func getSupplier(ctx context.Context, in *idPath) (*one[Supplier], error) {
 	return get(ctx, suppliers, "supplier", in.ID)
 }
 
-func listCatalogue(ctx context.Context, in *pageQuery) (*list[CatalogueItem], error) {
+func listCatalogue(ctx context.Context, in *PageQuery) (*list[CatalogueItem], error) {
 	return page(ctx, catalogue, "", "", *in)
 }
 
@@ -92,15 +92,15 @@ func getCatalogueItem(ctx context.Context, in *idPath) (*one[CatalogueItem], err
 }
 
 type couriersQuery struct {
-	pageQuery
+	PageQuery
 	Active string `query:"active" enum:"true,false" doc:"Only those who take new packages, or who do not"`
 }
 
 func listCouriers(ctx context.Context, in *couriersQuery) (*list[Courier], error) {
 	if in.Active != "" {
-		return page(ctx, couriers, "active", in.Active, in.pageQuery)
+		return page(ctx, couriers, "active", in.Active, in.PageQuery)
 	}
-	return page(ctx, couriers, "", "", in.pageQuery)
+	return page(ctx, couriers, "", "", in.PageQuery)
 }
 
 func getCourier(ctx context.Context, in *idPath) (*one[Courier], error) {
@@ -108,7 +108,7 @@ func getCourier(ctx context.Context, in *idPath) (*one[Courier], error) {
 }
 
 type qcQuery struct {
-	pageQuery
+	PageQuery
 	Package string `query:"package_id" maxLength:"64" doc:"Only this package's"`
 	Passed  string `query:"passed" enum:"true,false" doc:"Only those passed, or failed"`
 }
@@ -116,13 +116,13 @@ type qcQuery struct {
 func listQCRecords(ctx context.Context, in *qcQuery) (*list[QCRecord], error) {
 	switch {
 	case in.Package != "" && in.Passed != "":
-		return page(ctx, qcRecords, "package-passed", in.Package+" "+in.Passed, in.pageQuery)
+		return page(ctx, qcRecords, "package-passed", in.Package+" "+in.Passed, in.PageQuery)
 	case in.Package != "":
-		return page(ctx, qcRecords, "package", in.Package, in.pageQuery)
+		return page(ctx, qcRecords, "package", in.Package, in.PageQuery)
 	case in.Passed != "":
-		return page(ctx, qcRecords, "passed", in.Passed, in.pageQuery)
+		return page(ctx, qcRecords, "passed", in.Passed, in.PageQuery)
 	}
-	return page(ctx, qcRecords, "", "", in.pageQuery)
+	return page(ctx, qcRecords, "", "", in.PageQuery)
 }
 
 func getQCRecord(ctx context.Context, in *idPath) (*one[QCRecord], error) {
@@ -130,7 +130,7 @@ func getQCRecord(ctx context.Context, in *idPath) (*one[QCRecord], error) {
 }
 
 type labelsQuery struct {
-	pageQuery
+	PageQuery
 	Package string `query:"package_id" maxLength:"64" doc:"Only this package's; no other filter beside it"`
 	Courier string `query:"courier_id" maxLength:"64" doc:"Only this courier's" example:"COU-001"`
 	// Priority is a word as in the label.
@@ -142,15 +142,15 @@ func listLabels(ctx context.Context, in *labelsQuery) (*list[Label], error) {
 	case in.Package != "" && (in.Courier != "" || in.Priority != ""):
 		return nil, refuse("invalid-request", "a package has one label: package_id goes with no other filter")
 	case in.Package != "":
-		return page(ctx, labels, "package", in.Package, in.pageQuery)
+		return page(ctx, labels, "package", in.Package, in.PageQuery)
 	case in.Courier != "" && in.Priority != "":
-		return page(ctx, labels, "courier-priority", in.Courier+" "+in.Priority, in.pageQuery)
+		return page(ctx, labels, "courier-priority", in.Courier+" "+in.Priority, in.PageQuery)
 	case in.Courier != "":
-		return page(ctx, labels, "courier", in.Courier, in.pageQuery)
+		return page(ctx, labels, "courier", in.Courier, in.PageQuery)
 	case in.Priority != "":
-		return page(ctx, labels, "priority", in.Priority, in.pageQuery)
+		return page(ctx, labels, "priority", in.Priority, in.PageQuery)
 	}
-	return page(ctx, labels, "", "", in.pageQuery)
+	return page(ctx, labels, "", "", in.PageQuery)
 }
 
 func getLabel(ctx context.Context, in *idPath) (*one[Label], error) {

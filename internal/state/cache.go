@@ -1,0 +1,63 @@
+package state
+
+import "sync"
+
+// cacheNodes is how many trie nodes one generation of the page cache holds, about 100 bytes each: at most two
+// generations of 13 MB. The uppermost four layers of pages of a large trie fit.
+const cacheNodes = 128 << 10
+
+// pageCache keeps decoded pages, which are immutable. It has two generations: what is used moves into the young one;
+// when that is full the old one is dropped and the young one grows old. So pages near the root, used all the time, stay.
+type pageCache struct {
+	mu         sync.Mutex // guards all below; never held during I/O
+	young, old map[pageID]cachedPage
+	nodes      int // in young
+}
+
+type cachedPage struct {
+	root  *node
+	nodes int
+}
+
+func (c *pageCache) get(id pageID) *node {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.young[id]; ok {
+		return p.root
+	}
+	p, ok := c.old[id]
+	if !ok {
+		return nil
+	}
+	c.insert(id, p)
+	return p.root
+}
+
+func (c *pageCache) put(id pageID, root *node) {
+	p := cachedPage{root, countNodes(root)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.insert(id, p)
+}
+
+// insert requires mu.
+func (c *pageCache) insert(id pageID, p cachedPage) {
+	if c.young == nil || c.nodes+p.nodes > cacheNodes {
+		c.old, c.young, c.nodes = c.young, map[pageID]cachedPage{}, 0
+	}
+	if _, there := c.young[id]; !there {
+		c.nodes += p.nodes
+	}
+	c.young[id] = p
+}
+
+// countNodes counts the nodes of one page.
+func countNodes(n *node) int {
+	if n == nil {
+		return 0
+	}
+	if n.kind != inner {
+		return 1
+	}
+	return 1 + countNodes(n.left) + countNodes(n.right)
+}

@@ -141,8 +141,13 @@ func (w *run) result() Result {
 
 // headers returns the recorded headers, one for each name, sorted, or why the response is not acceptable.
 func (w *run) headers() ([]wire.Header, *refusal.Refusal) {
-	if _, set := w.fixed["Content-Type"]; !set && len(w.body) > 0 && len(w.fixed["Content-Encoding"]) == 0 {
-		w.fixed["Content-Type"] = []string{http.DetectContentType(w.body)} // as net/http does
+	// As net/http does, so that the node's server has nothing to add or take away when it sends the answer. Only a
+	// handler's wish to have no Content-Type at all is not heard.
+	switch {
+	case w.status == http.StatusNotModified:
+		delete(w.fixed, "Content-Type")
+	case len(w.body) > 0 && len(w.fixed["Content-Encoding"]) == 0 && strings.Join(w.fixed["Content-Type"], "") == "":
+		w.fixed["Content-Type"] = []string{http.DetectContentType(w.body)}
 	}
 	var headers []wire.Header
 	size := 0

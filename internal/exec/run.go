@@ -28,7 +28,7 @@ const (
 // after abandon, which takes mu too, no call can reach the state any more.
 type run struct {
 	overlay  *state.Overlay // of this step alone; guarded by mu while the handler runs
-	prefix   string // of the keys that the handler may see
+	prefix   string         // of the keys that the handler may see
 	readOnly bool
 	head     bool
 	limits   Limits

@@ -308,7 +308,7 @@ func TestHandlerPanic(t *testing.T) {
 		"error":    func() { panic(addressed{new(int)}) },
 		"nil":      func() { panic(nil) },
 		"abort":    func() { panic(http.ErrAbortHandler) },
-		"runtime":  func() { var m map[string]int; m["x"] = 1 },
+		"runtime":  func() { nilMap()["x"] = 1 },
 		"index":    func() { s := []int{}; _ = s[len(s)] },
 		"nil call": func() { var f func(); f() },
 		"goexit":   func() { runtime.Goexit() },
@@ -344,6 +344,8 @@ func TestHandlerPanic(t *testing.T) {
 		t.Error("the answer depends on what was panicked")
 	}
 }
+
+func nilMap() map[string]int { return nil }
 
 type badText struct{}
 
@@ -485,10 +487,7 @@ func TestWriteInRead(t *testing.T) {
 }
 
 // broken fails as a disk does.
-type broken struct {
-	memory
-	how func() error
-}
+type broken struct{ how func() error }
 
 func (b broken) Get([]byte) ([]byte, bool, error) { return nil, false, b.how() }
 

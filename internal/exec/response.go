@@ -14,31 +14,42 @@ import (
 // (Date, Connection, Server), what the HTTP surface adds for all answers alike (security headers), and cookies, since
 // the signature, not a cookie, says who calls.
 //
-// The value says whether several values of the field may be joined with a comma (RFC 9110 section 5.3).
-var recorded = map[string]bool{
-	"Allow":               true,
-	"Cache-Control":       true,
-	"Content-Disposition": false,
-	"Content-Encoding":    true,
-	"Content-Language":    true,
-	"Content-Type":        false,
-	"Etag":                false,
-	"Last-Modified":       false,
-	"Link":                true,
-	"Location":            false,
-	"Retry-After":         false,
+// list says whether several values of the field may be joined with a comma (RFC 9110 section 5.3).
+var recorded = [...]struct {
+	name string // canonical; the array is sorted by it
+	list bool
+}{
+	{"Allow", true},
+	{"Cache-Control", true},
+	{"Content-Disposition", false},
+	{"Content-Encoding", true},
+	{"Content-Language", true},
+	{"Content-Type", false},
+	{"Etag", false},
+	{"Last-Modified", false},
+	{"Link", true},
+	{"Location", false},
+	{"Retry-After", false},
 }
+
+// fixedHeader holds the values of the recorded headers, by their places in recorded.
+type fixedHeader [len(recorded)][]string
+
+// The places that need attention.
+const (
+	contentEncoding = 3
+	contentType     = 5
+)
 
 // maxHeaderBytes bounds the names and values of all recorded headers of a response together.
 const maxHeaderBytes = 8 << 10
 
 // RecordedHeaders returns the names of the response headers that are recorded, sorted, in canonical form.
 func RecordedHeaders() []string {
-	names := make([]string, 0, len(recorded))
-	for name := range recorded {
-		names = append(names, name)
+	names := make([]string, len(recorded))
+	for i, h := range recorded {
+		names[i] = h.name
 	}
-	slices.Sort(names)
 	return names
 }
 
@@ -103,11 +114,8 @@ func write[T []byte | string](w writer, b T) (int, error) {
 // owns the header map.
 func (w *run) fixHeader(status int) {
 	w.status = status
-	w.fixed = make(map[string][]string, len(recorded))
-	for name := range recorded {
-		if v, ok := w.header[name]; ok {
-			w.fixed[name] = slices.Clone(v)
-		}
+	for i, h := range recorded {
+		w.fixed[i] = slices.Clone(w.header[h.name])
 	}
 }
 
@@ -145,44 +153,47 @@ func (w *run) headers() ([]wire.Header, *refusal.Refusal) {
 	// handler's wish to have no Content-Type at all is not heard.
 	switch {
 	case w.status == http.StatusNotModified:
-		delete(w.fixed, "Content-Type")
-	case len(w.body) > 0 && len(w.fixed["Content-Encoding"]) == 0 && strings.Join(w.fixed["Content-Type"], "") == "":
-		w.fixed["Content-Type"] = []string{http.DetectContentType(w.body)}
+		w.fixed[contentType] = nil
+	case len(w.body) > 0 && strings.Join(w.fixed[contentEncoding], "") == "" && strings.Join(w.fixed[contentType], "") == "":
+		w.fixed[contentType] = []string{http.DetectContentType(w.body)}
 	}
 	var headers []wire.Header
 	size := 0
-	for name, list := range recorded {
-		values := make([]string, 0, 1)
-		for _, v := range w.fixed[name] {
+	for i, h := range recorded {
+		value := ""
+		for _, v := range w.fixed[i] {
 			v, ok := fieldValue(v)
-			if !ok {
-				return nil, refusal.New(refusal.ResponseInvalid, "response header %s has bytes that are not plain ASCII text", name)
-			}
-			if v != "" {
-				values = append(values, v)
+			switch {
+			case !ok:
+				return nil, refusal.New(refusal.ResponseInvalid, "response header %s has bytes that are not plain ASCII text", h.name)
+			case v == "":
+			case value == "":
+				value = v
+			case h.list:
+				value += ", " + v
+			default:
+				return nil, refusal.New(refusal.ResponseInvalid, "response header %s was set more than once", h.name)
 			}
 		}
-		if len(values) == 0 {
+		if value == "" {
 			continue
 		}
-		if len(values) > 1 && !list {
-			return nil, refusal.New(refusal.ResponseInvalid, "response header %s was set %d times", name, len(values))
-		}
-		value := strings.Join(values, ", ")
-		size += len(name) + len(value)
+		size += len(h.name) + len(value)
 		if len(value) > wire.MaxHeaderValue || size > maxHeaderBytes {
 			return nil, refusal.New(refusal.ResponseTooLarge, "the response headers are larger than %d bytes, or one of them than %d",
 				maxHeaderBytes, wire.MaxHeaderValue)
 		}
-		headers = append(headers, wire.Header{Name: name, Value: value})
+		headers = append(headers, wire.Header{Name: h.name, Value: value})
 	}
-	slices.SortFunc(headers, func(a, b wire.Header) int { return strings.Compare(a.Name, b.Name) })
 	return headers, nil
 }
 
 // fieldValue brings a header value into its one form: white space (a line break is some, as in net/http) only between
 // words and as single blanks. ok is false if it holds anything but printable ASCII.
 func fieldValue(v string) (string, bool) {
+	if len(v) > 2*maxHeaderBytes {
+		v = v[:2*maxHeaderBytes] // it will be refused for its size
+	}
 	v = strings.Join(strings.FieldsFunc(v, func(c rune) bool {
 		return c == ' ' || c == '\t' || c == '\r' || c == '\n'
 	}), " ")

@@ -51,6 +51,9 @@ func TestRecordedHeaderNames(t *testing.T) {
 			t.Errorf("%q is not canonical", name)
 		}
 	}
+	if recorded[contentType].name != "Content-Type" || recorded[contentEncoding].name != "Content-Encoding" {
+		t.Error("contentType or contentEncoding points to another header")
+	}
 	if n := len(RecordedHeaders()); n > wire.MaxHeaders || !slices.IsSorted(RecordedHeaders()) {
 		t.Errorf("%d headers can be recorded, the wire takes %d", n, wire.MaxHeaders)
 	}

@@ -46,7 +46,7 @@ type run struct {
 
 	header http.Header // the map itself belongs to the handler's goroutine
 	status int         // 0 until WriteHeader
-	fixed  map[string][]string
+	fixed  fixedHeader
 	body   []byte
 }
 

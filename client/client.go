@@ -1,96 +1,345 @@
-// Package client opens sessions, calls steps, commits and verifies; it refuses an answer it cannot check.
+// Package client talks to a Tandem network for an actor: it opens sessions, makes steps, commits, and believes nothing
+// it can check.
+//
+// Every step is signed over the transcript head, that is over every request and response of the session so far. The
+// client recomputes the head from what it received, so a node that shows one answer and records another is caught at
+// once: such an answer is an *AnswerError and never reaches the caller as an Answer. What the client cannot check by
+// itself, that the answers follow from the ledger's state, Layer 1 checks when the session is committed, and a receipt
+// proves that it did.
+//
+// Three kinds of outcome are kept apart. An *Answer is what the service said, also if it said 4xx. A *Problem is what the
+// network said instead: a refusal, a conflict or an outage, told apart by Kind. An *AnswerError is a node caught
+// answering falsely. Any other error means the outcome is unknown; call again.
+//
+// Calling again is always safe: a signed request is sent again as the same bytes, to the same node or another, and a
+// node gives the stored answer to what it has seen. The client never signs a second request for a position of a session
+// whose outcome it does not know.
+//
+// A Client is safe for concurrent use. A Session belongs to one goroutine at a time; its methods take turns if not.
 package client
 
 import (
 	"context"
-	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"time"
-)
 
-// Key is an actor's Ed25519 key pair.
-type Key struct{ private ed25519.PrivateKey }
+	"tandem/internal/wire"
+	"tandem/receipt"
+)
 
 // Config configures New.
 type Config struct {
-	// URLs are the base URLs of Layer 2 nodes, tried in order. At least one.
+	// URLs are the base URLs of Layer 2 nodes, such as "http://127.0.0.1:8080". At least one. The client stays with a node
+	// that answers and goes on to the next one when it does not.
 	URLs []string
-	// Key signs; the zero Key makes a client that can only read.
+	// Key signs. With the zero Key the client can only read.
 	Key Key
-	// Genesis is the genesis file; with it the client knows which originators to believe. Optional.
+	// Genesis is the network's genesis file. With it the client believes only nodes on its Layer 2 list, and only its
+	// chain. Without it the chain id is taken from the first node asked, and any originator is believed; commits are
+	// proved by receipts all the same.
 	Genesis []byte
-	// HTTP is the transport; nil for a client with sane timeouts.
+	// HTTP sends the requests. nil: a client of our own with timeouts. Redirects are never followed: a 3xx is an answer.
 	HTTP *http.Client
+	// Patience bounds how long one call tries again, over all nodes, if its context has no earlier end. 0: 30 s.
+	Patience time.Duration
+	// Clock gives signatures their time. nil: time.Now.
+	Clock func() time.Time
 }
 
-// Client talks to a network. Safe for concurrent use.
-type Client struct{ cfg Config }
+// Client talks to a network.
+type Client struct {
+	urls     []string
+	key      Key
+	genesis  *genesis // nil if there is none
+	http     *http.Client
+	patience time.Duration
+	clock    func() time.Time
+	current  atomic.Int64 // index of the URL that answered last
+	seen     atomic.Int64 // highest committed height that an outcome told: reads show at least that
+}
 
-// New checks cfg and returns a Client. It makes no request.
-func New(cfg Config) (*Client, error) { return &Client{cfg: cfg}, nil }
+// New checks cfg. It makes no request.
+func New(cfg Config) (*Client, error) {
+	c := &Client{key: cfg.Key, patience: cfg.Patience, clock: cfg.Clock}
+	if len(cfg.URLs) == 0 {
+		return nil, errors.New("client: no URL of a Layer 2 node")
+	}
+	for _, text := range cfg.URLs {
+		u, err := url.Parse(text)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil ||
+			strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+			return nil, fmt.Errorf("client: %q is no base URL such as https://node.example:8080", text)
+		}
+		if base := u.Scheme + "://" + u.Host; !slices.Contains(c.urls, base) {
+			c.urls = append(c.urls, base)
+		}
+	}
+	if cfg.Genesis != nil {
+		g, err := parseGenesis(cfg.Genesis)
+		if err != nil {
+			return nil, fmt.Errorf("client: genesis: %w", err)
+		}
+		c.genesis = g
+	}
+	if c.patience <= 0 {
+		c.patience = 30 * time.Second
+	}
+	if c.clock == nil {
+		c.clock = time.Now
+	}
+	c.http = newHTTP(cfg.HTTP)
+	return c, nil
+}
 
-// Answer is a checked answer of a service handler (4xx answers of handlers included).
+// Key returns the key that the client signs with.
+func (c *Client) Key() Key { return c.key }
+
+// URL returns the base URL of the node that the next request goes to first.
+func (c *Client) URL() string { return c.urls[int(c.current.Load())%len(c.urls)] }
+
+// Answer is an answer of the service that passed all checks.
 type Answer struct {
-	Status          int
-	Header          http.Header // the recorded headers
-	Body            []byte
-	Session         string
-	Sequence        uint64 // 0 for committed reads and for answers that were not recorded
-	Transcript      string
-	Height          int64
-	Time            time.Time
-	Originator      string // did:key
-	Endorsed        int    // k of n Layer 2 nodes have this step on disk
-	Of              int
-	Recorded        bool
-	TransactionHash string // one-step sessions only
+	// Status, Header and Body are what the handler answered; of its headers, the recorded ones.
+	Status int
+	Header http.Header
+	Body   []byte
+	// Session is the session's id; "" for a read of committed state.
+	Session string
+	// Sequence and Transcript are the session's position after the step; before it, if the step is not Recorded.
+	Sequence   uint64
+	Transcript string
+	// Recorded is true for a status below 400 in a session: the step is part of it. An answer of 400 or more is not.
+	Recorded bool
+	// Height is the height of the state that the handler saw.
+	Height int64
+	// Time is the step's agreed time; for a read, the newest block's.
+	Time time.Time
+	// Originator is the did:key of the node that answered; "" for a read.
+	Originator string
+	// Endorsed of Of Layer 2 nodes have run the step, agree and have it on disk, as the originator says. 0 of 0 for what is not recorded.
+	Endorsed, Of int
 }
 
 // Outcome is what became of a commit.
 type Outcome struct {
-	Status          string `json:"status"` // committed or committing
-	Height          int64  `json:"height,omitempty"`
+	// Status is "committed", or "committing" as long as Layer 1 has not decided.
+	Status string `json:"status"`
+	// Height is the block's; 0 unless committed.
+	Height int64 `json:"height,omitempty"`
+	// TransactionHash is the SHA-256 of the Layer 1 transaction, 64 hex digits.
 	TransactionHash string `json:"transaction_hash,omitempty"`
+	// Time is the block's in milliseconds since 1970; 0 unless known.
+	Time int64 `json:"time_ms,omitempty"`
 }
 
-// Session is an open session; for one goroutine at a time.
-type Session struct{}
+// Committed reports whether the session is in a block.
+func (o Outcome) Committed() bool { return o.Status == statusCommitted }
 
-// Open opens a session.
-func (c *Client) Open(ctx context.Context, opts ...OpenOption) (*Session, error) { return nil, nil }
-
-// OpenOption changes how a session is opened.
-type OpenOption func(*openOptions)
-
-type openOptions struct{}
-
-// ID is the session id.
-func (s *Session) ID() string { return "" }
-
-// Call makes the next step.
-func (s *Session) Call(ctx context.Context, method, target, contentType string, body []byte) (*Answer, error) {
-	return nil, nil
+// Status is what a node says about itself and the network.
+type Status struct {
+	ChainID     string       `json:"chain_id"`
+	Fingerprint string       `json:"fingerprint"`
+	Service     string       `json:"service"`
+	Version     string       `json:"service_version"`
+	Height      int64        `json:"height"`
+	Time        int64        `json:"time_ms"`
+	StateRoot   string       `json:"state_root"`
+	Node        string       `json:"node"`
+	Custody     bool         `json:"custody"`
+	Layer2      []Layer2Node `json:"layer2"`
+	Validators  []Validator  `json:"validators"`
+	Quarantine  []Quarantine `json:"quarantine"`
 }
 
-// Commit commits the session to Layer 1 and waits for it.
-func (s *Session) Commit(ctx context.Context) (Outcome, error) { return Outcome{}, nil }
-
-// Abandon ends the session without commit.
-func (s *Session) Abandon(ctx context.Context) error { return nil }
-
-// Marshal returns the session's state as JSON, for Resume.
-func (s *Session) Marshal() ([]byte, error) { return nil, nil }
-
-// Resume continues a session that Marshal saved.
-func (c *Client) Resume(saved []byte) (*Session, error) { return nil, nil }
-
-// Get reads committed state.
-func (c *Client) Get(ctx context.Context, target string) (*Answer, error) { return nil, nil }
-
-// Do opens a session, makes one step, commits it.
-func (c *Client) Do(ctx context.Context, method, target, contentType string, body []byte) (*Answer, Outcome, error) {
-	return nil, Outcome{}, nil
+// Layer2Node is a Layer 2 node on the ledger's list.
+type Layer2Node struct {
+	Key          string `json:"key"`
+	Organisation string `json:"organisation"`
+	URL          string `json:"url"`
 }
 
-// Receipt fetches the receipt of a committed session.
-func (c *Client) Receipt(ctx context.Context, session string) ([]byte, error) { return nil, nil }
+// Validator is a Layer 1 validator.
+type Validator struct {
+	Address string `json:"address"`
+	Key     string `json:"key"`
+	Power   int64  `json:"power"`
+}
+
+// Quarantine is a session that the node's validator leaves out of its proposals for a while, and why.
+type Quarantine struct {
+	Session     string `json:"session_id"`
+	Transaction string `json:"transaction_hash"`
+	Step        uint64 `json:"step"`
+	Field       string `json:"field"`
+	Reason      string `json:"reason"`
+	Height      int64  `json:"height"`
+}
+
+// Status asks a node about itself and the network. With a genesis file, a node of another chain is an *AnswerError.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	rep, err := c.fetch(ctx, "/tandem/v1/status")
+	if err != nil {
+		return Status{}, err
+	}
+	var s Status
+	if err := json.Unmarshal(rep.body, &s); err != nil {
+		return Status{}, rep.lie("body", "the status as JSON", err.Error())
+	}
+	if c.genesis != nil && s.ChainID != c.genesis.chainID {
+		return Status{}, rep.lie("chain_id", c.genesis.chainID, s.ChainID)
+	}
+	return s, nil
+}
+
+// Get reads committed state: the service's answer to GET target outside any session. It shows at least the newest
+// commit that this client was told of. What a node answers to a read cannot be checked without the state; read inside
+// a session and commit it to have Layer 1 check it.
+func (c *Client) Get(ctx context.Context, target string) (*Answer, error) {
+	if err := checkTarget(target); err != nil {
+		return nil, err
+	}
+	least := c.seen.Load()
+	rep, err := c.exchange(ctx, call{method: http.MethodGet, target: target, least: least})
+	if err != nil {
+		return nil, err
+	}
+	if p := rep.problem(); p != nil && !p.Answered() {
+		return nil, p
+	}
+	height, ok := rep.number("Tandem-Height")
+	if !ok {
+		return nil, rep.lie("height", "Tandem-Height", rep.header.Get("Tandem-Height"))
+	}
+	if height < least {
+		return nil, rep.lie("height", fmt.Sprintf("at least %d", least), fmt.Sprint(height))
+	}
+	at, _ := rep.number("Tandem-Time")
+	return &Answer{
+		Status: rep.status, Header: recordedHeader(rep.header), Body: rep.body, Height: height, Time: time.UnixMilli(at).UTC(),
+	}, nil
+}
+
+// Do makes one step in a session of its own and commits it. If the service answers 400 or more nothing is committed: the
+// Outcome is zero and the session is given up. On an error after the step, the session is returned too, so that the
+// commit can be tried again.
+func (c *Client) Do(ctx context.Context, method, target, contentType string, body []byte) (*Answer, Outcome, *Session, error) {
+	s, err := c.Open(ctx)
+	if err != nil {
+		return nil, Outcome{}, nil, err
+	}
+	a, err := s.Call(ctx, method, target, contentType, body)
+	if err != nil {
+		return nil, Outcome{}, s, err
+	}
+	if !a.Recorded {
+		return a, Outcome{}, s, s.Abandon(ctx)
+	}
+	o, err := s.Commit(ctx)
+	return a, o, s, err
+}
+
+// Receipt fetches the receipt file of a committed session and, with a genesis file, verifies it; a receipt that does not
+// verify is an *AnswerError.
+func (c *Client) Receipt(ctx context.Context, session string) ([]byte, error) {
+	id, err := wire.ParseSessionID(session)
+	if err != nil {
+		return nil, err
+	}
+	rep, err := c.fetch(ctx, "/tandem/v1/sessions/"+id.String()+"/receipt")
+	if err != nil {
+		return nil, err
+	}
+	if c.genesis != nil {
+		if _, err := receipt.Verify(c.genesis.file, rep.body); err != nil {
+			return nil, rep.lie("receipt", "one that verifies", err.Error())
+		}
+	}
+	return rep.body, nil
+}
+
+// Verify checks a receipt against a genesis file, offline.
+func Verify(genesis, file []byte) (*receipt.Proof, error) { return receipt.Verify(genesis, file) }
+
+// Genesis fetches the genesis file from a node. Whoever wants to trust nobody takes it from elsewhere.
+func (c *Client) Genesis(ctx context.Context) ([]byte, error) {
+	rep, err := c.fetch(ctx, "/tandem/v1/genesis")
+	if err != nil {
+		return nil, err
+	}
+	return rep.body, nil
+}
+
+// Block fetches what a node says about the block at height, as JSON.
+func (c *Client) Block(ctx context.Context, height int64) (json.RawMessage, error) {
+	return c.raw(ctx, fmt.Sprintf("/tandem/v1/blocks/%d", height))
+}
+
+// Transaction fetches what a node says about the Layer 1 transaction with this hash, as JSON.
+func (c *Client) Transaction(ctx context.Context, hash string) (json.RawMessage, error) {
+	d, err := wire.ParseDigest(strings.ToLower(hash))
+	if err != nil {
+		return nil, err
+	}
+	return c.raw(ctx, "/tandem/v1/transactions/"+d.String())
+}
+
+// SessionStatus fetches what a node says about a session, as JSON.
+func (c *Client) SessionStatus(ctx context.Context, session string) (json.RawMessage, error) {
+	id, err := wire.ParseSessionID(session)
+	if err != nil {
+		return nil, err
+	}
+	return c.raw(ctx, "/tandem/v1/sessions/"+id.String())
+}
+
+func (c *Client) raw(ctx context.Context, target string) (json.RawMessage, error) {
+	rep, err := c.fetch(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	if !json.Valid(rep.body) {
+		return nil, rep.lie("body", "JSON", "something else")
+	}
+	return rep.body, nil
+}
+
+// fetch gets one of the framework's own resources; anything but 200 is an error.
+func (c *Client) fetch(ctx context.Context, target string) (*reply, error) {
+	rep, err := c.exchange(ctx, call{method: http.MethodGet, target: target})
+	if err != nil {
+		return nil, err
+	}
+	if p := rep.problem(); p != nil {
+		return nil, p
+	}
+	if rep.status != http.StatusOK {
+		return nil, rep.lie("status", "200", fmt.Sprint(rep.status))
+	}
+	return rep, nil
+}
+
+// saw remembers the height of a commit, for reads that come after it.
+func (c *Client) saw(height int64) {
+	for {
+		old := c.seen.Load()
+		if height <= old || c.seen.CompareAndSwap(old, height) {
+			return
+		}
+	}
+}
+
+// checkTarget refuses a request target that nodes refuse, before it is signed.
+func checkTarget(target string) error {
+	path, query, marked := strings.Cut(target, "?")
+	if marked && query == "" {
+		return fmt.Errorf("target %q ends in a bare '?'", target)
+	}
+	return wire.CheckTarget(path, query)
+}

@@ -187,7 +187,7 @@ func build(dir string, o Options, m Manifest, read func(index int) ([]byte, erro
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	b := builder{store: s, height: uint64(m.Height)}
+	b := builder{store: s, height: uint64(m.Height), open: map[int]freshPage{}}
 	for i, want := range m.Chunks {
 		chunk, err := read(i)
 		if err != nil {
@@ -215,8 +215,8 @@ type builder struct {
 	store  *Store
 	height uint64
 	root   *node
-	open   []freshPage // pages in memory
-	last   wire.Digest // path of the last entry
+	open   map[int]freshPage // pages in memory, by depth
+	last   wire.Digest       // path of the last entry
 	keys   uint64
 }
 
@@ -250,11 +250,15 @@ func (b *builder) add(chunk []byte) error {
 		return err
 	}
 	b.root = st.root
-	pages := append(b.open, st.update.fresh...)
-	b.open = nil
+	pages := st.update.fresh
+	for depth, page := range b.open {
+		pages = append(pages, page)
+		delete(b.open, depth)
+	}
 	for _, page := range pages {
-		if page.path == prefix(&b.last, page.depth) {
-			b.open = append(b.open, page)
+		// Of two at one place the fresh one comes first; the one it replaced is not part of the trie any more.
+		if _, replaced := b.open[page.depth]; !replaced && page.path == prefix(&b.last, page.depth) {
+			b.open[page.depth] = page
 		} else {
 			page.child.left = nil
 		}

@@ -120,6 +120,11 @@ func decodeFile(raw []byte) (*file, error) {
 	if f.Path == nil || f.Bodies == nil || f.Transaction == nil || f.Commit.Signatures == nil {
 		return nil, errors.New("a member is missing")
 	}
+	for i, body := range f.Bodies {
+		if body == nil { // null, where the empty body is ""
+			return nil, fmt.Errorf("body %d is missing", i+1)
+		}
+	}
 	again, err := f.encode()
 	if err != nil {
 		return nil, err

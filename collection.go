@@ -79,8 +79,8 @@ type Page[T any] struct {
 // NewCollection returns the collection of that name: 1 to 64 bytes of a-z, 0-9, '-' and '_', as for its indexes. It
 // panics on what is a mistake in the program: bad or repeated names, or a type whose JSON is not fully determined by
 // its value or loses part of it. Refused are, anywhere in T: maps (an ordered list of pairs says the same), floats (use
-// integers of a small unit), interfaces, channels, functions and complex numbers. Types with their own MarshalJSON or
-// MarshalText, such as time.Time, are trusted.
+// integers of a small unit), interfaces, channels, functions, complex numbers, structs of which JSON keeps nothing. Types
+// with their own MarshalJSON or MarshalText, such as time.Time or *big.Int, are trusted.
 func NewCollection[T any](name string, indexes ...Index[T]) *Collection[T] {
 	if !goodName(name) {
 		panic(fmt.Sprintf("tandem: collection name %q: want 1 to %d of a-z 0-9 - _", name, maxName))
@@ -338,7 +338,7 @@ func refuseType(t reflect.Type, seen []reflect.Type) string {
 	}
 	seen = append(seen, t)
 	for _, m := range []reflect.Type{jsonMarshaler, textMarshaler} {
-		if t.Kind() != reflect.Interface && (t.Implements(m) || reflect.PointerTo(t).Implements(m)) {
+		if t.Kind() != reflect.Interface && t.Implements(m) {
 			return ""
 		}
 	}
@@ -354,14 +354,19 @@ func refuseType(t reflect.Type, seen []reflect.Type) string {
 	case reflect.Pointer, reflect.Slice, reflect.Array:
 		return refuseType(t.Elem(), seen)
 	case reflect.Struct:
+		kept := 0
 		for i := range t.NumField() {
 			f := t.Field(i)
 			if f.Tag.Get("json") == "-" || !f.IsExported() && !f.Anonymous {
 				continue
 			}
+			kept++
 			if why := refuseType(f.Type, seen); why != "" {
 				return fmt.Sprintf("field %s: %s", f.Name, why)
 			}
+		}
+		if kept == 0 && t.NumField() > 0 {
+			return fmt.Sprintf("%v has no field that JSON keeps; does only a pointer to it have MarshalJSON?", t)
 		}
 	}
 	return ""

@@ -1,0 +1,249 @@
+package layer2
+
+import (
+	"sync"
+
+	"tandem/internal/refusal"
+	"tandem/internal/session"
+	"tandem/internal/state"
+	"tandem/internal/wire"
+)
+
+// owner is a session in memory and the goroutine that owns it. The goroutine lives only while there is something in the
+// queue, so that an idle session costs memory and nothing else.
+type owner struct {
+	e     *Engine
+	id    wire.SessionID
+	open  wire.Request
+	body  wire.OpenBody
+	actor string // the actor's id when the session was opened
+	// openHeight and openTime stand in the answer to the opening.
+	openHeight, openTime int64
+
+	mu      sync.Mutex // guards queue, asked, running
+	queue   []func()
+	waiting int // requests among them
+	running bool
+
+	// Guarded by Engine.mu:
+	dirty bool // a block has changed what the session has read, and it was not run again yet
+	reads reads
+	place int // in Engine.expiring
+
+	// Owned by the goroutine that works the queue:
+	machine  *session.Machine
+	overlay  *state.Overlay // nil: the steps must be run again before the next one
+	source   *questioner    // overlay's base
+	base     int64          // height of the state under overlay
+	newest   int64          // highest state that a step ran on: the ledger here must have got as far
+	asked    []question     // what the recorded steps asked, in order
+	askedTo  []int          // asked[:askedTo[k]] belongs to the steps up to k+1
+	size     int            // bytes of the steps in the Layer 1 transaction
+	commit   *wire.Request
+	hash     wire.Digest // of the Layer 1 transaction, while committing and after
+	fault    *refusal.Refusal
+	conflict *Conflict
+	ended    *endRecord
+	refused  error // the opening could not be written: nobody else may use this owner
+
+	// Committing:
+	submitting    bool
+	submitted     int64 // height at the last submission
+	submittedTime int64 // the clock then, milliseconds since 1970
+	waiters       []chan<- settlement
+}
+
+// settlement is what somebody who waits for a commit gets.
+type settlement struct {
+	outcome Outcome
+	err     error
+}
+
+// post puts work into the session's queue and starts its goroutine if it is not running. A request is refused when too
+// many wait already; the engine's own work is not.
+func (o *owner) post(request bool, work func()) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if request {
+		if o.waiting >= o.e.o.MaxQueue {
+			return refusal.New(refusal.SessionBusy, "%d requests wait for this session already", o.waiting).With("retry_after_seconds", 1)
+		}
+		o.waiting++
+		inner := work
+		work = func() {
+			o.mu.Lock()
+			o.waiting--
+			o.mu.Unlock()
+			inner()
+		}
+	}
+	if !o.running {
+		if !o.e.owners.add() {
+			return shuttingDown()
+		}
+		o.running = true
+		go o.work()
+	}
+	o.queue = append(o.queue, work)
+	return nil
+}
+
+// work is the owner goroutine: it empties the queue and ends.
+func (o *owner) work() {
+	defer o.e.owners.Done()
+	for {
+		o.mu.Lock()
+		if len(o.queue) == 0 {
+			o.queue, o.running = nil, false
+			o.mu.Unlock()
+			return
+		}
+		next := o.queue[0]
+		o.queue[0] = nil
+		o.queue = o.queue[1:]
+		o.mu.Unlock()
+		next()
+	}
+}
+
+// ask runs work on the owner's goroutine and waits for its answer.
+func ask[T any](o *owner, work func() (T, error)) (T, error) {
+	type reply struct {
+		v   T
+		err error
+	}
+	c := make(chan reply, 1)
+	if err := o.post(true, func() {
+		v, err := work()
+		c <- reply{v, err}
+	}); err != nil {
+		var none T
+		return none, err
+	}
+	r := <-c
+	return r.v, r.err
+}
+
+// do performs what the machine asked for, as far as every request has it in common: it persists, tells those who wait,
+// halts, and finds the refusal. What is left (Execute, Replay, Recheck, Submit, Await, Reply) is returned.
+func (o *owner) do(acts []session.Action, payload func(session.Record) []op) (rest []session.Action, err error) {
+	for _, a := range acts {
+		switch a := a.(type) {
+		case session.Persist:
+			if err := o.e.journal.append(payload(a.Record)...); err != nil {
+				return nil, o.e.diskRefusal(err)
+			}
+		case session.Tell:
+			o.tell(a.State)
+		case session.Refuse:
+			return nil, o.explain(a.Refusal)
+		case session.Halt:
+			o.e.halt(&haltError{o.id, a.Reason})
+			return nil, refusal.New(refusal.Internal, "this node has stopped because its own state is in doubt")
+		case session.Send: // simulation consensus with peers: one node has none
+		default:
+			rest = append(rest, a)
+		}
+	}
+	return rest, nil
+}
+
+// explain adds what the engine knows to a refusal of the machine's.
+func (o *owner) explain(r *refusal.Refusal) *refusal.Refusal {
+	switch {
+	case o.conflict != nil && r.Code == refusal.Conflict:
+		return o.conflict.refusal(o.id)
+	case o.fault != nil && r.Code == o.fault.Code:
+		return o.fault.With("session", o.id.String())
+	}
+	return r.With("session", o.id.String()).With("sequence", o.machine.Len()).With("transcript", o.machine.Head().String())
+}
+
+// tell answers those who wait for the session's outcome and, when it has ended, lets go of what an open session needs.
+func (o *owner) tell(s session.State) {
+	switch {
+	case s.Ended():
+		o.answerWaiters(o.settlement())
+		o.e.finished(o)
+		o.overlay, o.source, o.asked, o.askedTo = nil, nil, nil, nil
+	case s == session.Open: // a fault: the commit is refused
+		o.answerWaiters(settlement{err: o.explain(refusal.New(o.machine.Fault(), "the commit is refused"))})
+		o.e.uncommitting(o)
+	}
+}
+
+func (o *owner) answerWaiters(s settlement) {
+	for _, w := range o.waiters {
+		w <- s
+	}
+	o.waiters = nil
+}
+
+// settlement is the answer to a commit in the session's present state.
+func (o *owner) settlement() settlement {
+	out := Outcome{
+		Session: o.id, Status: o.machine.State(), TransactionHash: o.hash, Steps: o.machine.Len(), Transcript: o.machine.Head(),
+	}
+	switch o.machine.State() {
+	case session.Committed:
+		out.Height, out.TransactionHash, out.Time = o.ended.Height, o.ended.Transaction, o.ended.Time
+		return settlement{outcome: out}
+	case session.Committing:
+		return settlement{outcome: out}
+	case session.Conflicted:
+		return settlement{err: o.conflict.refusal(o.id)}
+	case session.Expired:
+		return settlement{err: refusal.New(refusal.SessionExpired, "no block held the session before it expired").With("session", o.id.String())}
+	}
+	return settlement{err: refusal.New(refusal.SessionClosed, "the session is %s", o.machine.State()).
+		With("session", o.id.String()).With("status_of_session", o.machine.State().String())}
+}
+
+// answer is the stored answer of a recorded step.
+func (o *owner) answer(s *stored, repeated bool) *Answer {
+	k, n := o.machine.Endorsements(s.tx.Sequence)
+	return &Answer{
+		Status: s.tx.Response.Status, Headers: s.tx.Response.Headers, Body: s.body,
+		Session: o.id, Sequence: s.tx.Sequence, Transcript: s.head, Height: s.height, Time: s.tx.Time, Originator: s.tx.Originator,
+		Endorsements: k, Of: n, Recorded: true, Repeated: repeated,
+	}
+}
+
+// stored reads a recorded step back.
+func (o *owner) stored(sequence uint64) (*stored, error) {
+	key := keyNumbered(o.id, partStep, sequence)
+	b, ok, err := o.e.journal.get(key)
+	if err == nil && !ok {
+		err = damagedRecord(key, "is missing")
+	}
+	if err != nil {
+		return nil, o.e.diskRefusal(err)
+	}
+	s, err := decodeStep(key, b)
+	if err != nil {
+		return nil, o.e.diskRefusal(err)
+	}
+	return s, nil
+}
+
+// eachStored calls f with the recorded steps in order.
+func (o *owner) eachStored(f func(s *stored) error) error {
+	var broken error
+	n := uint64(0)
+	err := o.e.journal.scan(keyPart(o.id, partStep), func(key, b []byte) error {
+		s, err := decodeStep(key, b)
+		if err != nil {
+			return err
+		}
+		n++
+		broken = f(s)
+		return broken
+	})
+	if err != nil && broken == nil {
+		return o.e.diskRefusal(err)
+	}
+	if err == nil && n != o.machine.Len() {
+		return o.e.diskRefusal(damagedRecord(keyNumbered(o.id, partStep, n+1), "is missing"))
+	}
+	return broken
+}

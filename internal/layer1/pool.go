@@ -1,0 +1,104 @@
+package layer1
+
+import (
+	"maps"
+	"sync"
+
+	"tandem/internal/refusal"
+	"tandem/internal/wire"
+)
+
+// pool counts the transactions that CometBFT's mempool holds for each actor, so that one actor cannot fill it. The
+// mempool does not tell the application what it drops; what it still holds is rechecked after each block, so a
+// transaction that was not seen since the block before the last is gone. It is safe for concurrent use.
+type pool struct {
+	limit int // for one actor
+
+	mu     sync.Mutex
+	txs    map[wire.Digest]*waiting // guarded by mu
+	counts map[string]int           // by actor; guarded by mu
+}
+
+type waiting struct {
+	actor   string
+	seen    int64            // height of the last block when it was checked last
+	refused *refusal.Refusal // in an own Prepare, on the state that was then decided; nil for most
+}
+
+func newPool(limit int) *pool {
+	return &pool{limit: limit, txs: map[wire.Digest]*waiting{}, counts: map[string]int{}}
+}
+
+// add counts a transaction for its actor. Refusal: mempool-full.
+func (p *pool) add(tx wire.Digest, actor string, height int64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t, ok := p.txs[tx]; ok {
+		t.seen = height
+		return nil
+	}
+	if p.counts[actor] >= p.limit {
+		return refusal.New(refusal.MempoolFull, "actor %s has %d sessions waiting for a block here, the most allowed", actor, p.limit)
+	}
+	p.txs[tx] = &waiting{actor: actor, seen: height}
+	p.counts[actor]++
+	return nil
+}
+
+// touch notes that a recheck met the transaction, which so is in the mempool, and returns why it was refused in an own
+// proposal, if it was.
+func (p *pool) touch(tx wire.Digest, actor string, height int64) *refusal.Refusal {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t, ok := p.txs[tx]
+	if !ok { // forgotten, but there: count it, over the limit too
+		t = &waiting{actor: actor}
+		p.txs[tx] = t
+		p.counts[actor]++
+	}
+	t.seen = height
+	return t.refused
+}
+
+// refuse marks transactions that the recheck is to evict.
+func (p *pool) refuse(refused map[wire.Digest]*refusal.Refusal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for tx, r := range refused {
+		if t, ok := p.txs[tx]; ok {
+			t.refused = r
+		}
+	}
+}
+
+// remove forgets transactions that left the mempool.
+func (p *pool) remove(txs ...wire.Digest) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, tx := range txs {
+		if t, ok := p.txs[tx]; ok {
+			delete(p.txs, tx)
+			p.release(t)
+		}
+	}
+}
+
+// committed forgets the transactions of a block, and those that were not rechecked after the block before it.
+func (p *pool) committed(height int64, txs []wire.Digest) {
+	p.remove(txs...)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.txs, func(_ wire.Digest, t *waiting) bool {
+		if t.seen >= height-1 {
+			return false
+		}
+		p.release(t)
+		return true
+	})
+}
+
+func (p *pool) release(t *waiting) {
+	if p.counts[t.actor]--; p.counts[t.actor] <= 0 {
+		delete(p.counts, t.actor)
+	}
+}

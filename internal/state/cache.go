@@ -3,11 +3,12 @@ package state
 import "sync"
 
 // cacheNodes is how many trie nodes one generation of the page cache holds, about 100 bytes each: at most two
-// generations of 13 MB. The uppermost four layers of pages of a large trie fit.
-const cacheNodes = 128 << 10
+// generations of 26 MB. The whole trie of 100,000 keys fits, and the upper pages of any larger one.
+const cacheNodes = 256 << 10
 
 // pageCache keeps decoded pages, which are immutable. It has two generations: what is used moves into the young one;
 // when that is full the old one is dropped and the young one grows old. So pages near the root, used all the time, stay.
+// Pages that a commit replaces leave at once: only proofs of older heights may want them, and read them from disk.
 type pageCache struct {
 	mu         sync.Mutex // guards all below; never held during I/O
 	young, old map[pageID]cachedPage
@@ -29,8 +30,22 @@ func (c *pageCache) get(id pageID) *node {
 	if !ok {
 		return nil
 	}
+	delete(c.old, id)
 	c.insert(id, p)
 	return p.root
+}
+
+// drop forgets pages.
+func (c *pageCache) drop(ids []pageID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, id := range ids {
+		if p, there := c.young[id]; there {
+			c.nodes -= p.nodes
+			delete(c.young, id)
+		}
+		delete(c.old, id)
+	}
 }
 
 func (c *pageCache) put(id pageID, root *node) {

@@ -117,6 +117,7 @@ func (s *Store) Commit(height int64, blockTime int64, st *Staged) error {
 		f.child.left = nil // from here on the page is found through the cache, and the version shared
 		s.pages.put(pageID{uint64(height), f.place}, root)
 	}
+	s.pages.drop(st.update.stale)
 	s.head.Store(next)
 	return nil
 }

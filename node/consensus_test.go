@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	cometjson "github.com/cometbft/cometbft/libs/json"
 	"github.com/cometbft/cometbft/p2p"
 	"github.com/cometbft/cometbft/privval"
+	cometproto "github.com/cometbft/cometbft/proto/tendermint/types"
 	comettypes "github.com/cometbft/cometbft/types"
 )
 
@@ -147,22 +149,158 @@ func (m *member) end(t *testing.T) {
 	m.consensus = nil
 }
 
-// commit sends one transaction to m and returns how long it took to be in a block there.
-func (m *member) commit(t *testing.T, tx string) time.Duration {
+// commit sends one transaction to m and waits until it is in a block there.
+func (m *member) commit(t *testing.T, tx string) {
 	t.Helper()
-	start := time.Now()
-	if err := m.node.Mempool().CheckTx([]byte(tx), nil, mempoolInfo); err != nil {
+	if err := m.submit(t.Context(), []byte(tx)); err != nil {
 		t.Fatal(err)
 	}
+	m.await(t)
+}
+
+// await waits for a block with a transaction.
+func (m *member) await(t *testing.T) {
+	t.Helper()
 	deadline := time.After(30 * time.Second)
 	for {
 		select {
 		case b := <-m.app.blocks:
 			if b.txs > 0 {
-				return time.Since(start)
+				return
 			}
 		case <-deadline:
-			t.Fatal("no block with the transaction within 30 s")
+			t.Fatal("no block with a transaction within 30 s")
 		}
+	}
+}
+
+// TestConsensusWithoutAThird: DESIGN's "one of four validators down (commits go on)". Each commit may meet the dead
+// validator's turn to propose, which costs a propose timeout and not more.
+func TestConsensusWithoutAThird(t *testing.T) {
+	members := engines(t, 4, nil)
+	// The first transaction may be sent while the peers are not listening yet; whoever submits again has it sent again.
+	if err := members[0].submit(t.Context(), []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	retry := time.NewTicker(200 * time.Millisecond)
+	defer retry.Stop()
+	begin := time.Now()
+	for committed := false; !committed; {
+		select {
+		case b := <-members[0].app.blocks:
+			committed = b.txs > 0
+		case <-retry.C:
+			if err := members[0].submit(t.Context(), []byte("first")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// Without submitting again it waits for this node's turn, one heartbeat of 5 s per block.
+	if took := time.Since(begin); took > 4*time.Second {
+		t.Errorf("the first commit took %s: what was submitted again was not sent again", took)
+	}
+	members[3].end(t)
+	begin = time.Now()
+	const commits = 12
+	for i := range commits {
+		members[0].commit(t, fmt.Sprint("without the fourth ", i))
+	}
+	// Two blocks per commit, every fourth is the dead one's: 380 ms + 60 ms. Generous for a busy machine.
+	if took := time.Since(begin); took > commits*time.Second {
+		t.Errorf("%d commits took %s with one of four validators down", commits, took)
+	}
+}
+
+// TestSubmitTwice: a transaction that the mempool has is no error.
+func TestSubmitTwice(t *testing.T) {
+	m := engines(t, 1, nil)[0]
+	for range 2 {
+		if err := m.submit(t.Context(), []byte("twice")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m.await(t)
+	if err := m.submit(t.Context(), []byte("twice")); err != nil { // committed, but still in the cache
+		t.Error(err)
+	}
+	if err := m.submit(t.Context(), make([]byte, 2<<20)); err == nil {
+		t.Error("2 MiB were taken")
+	}
+}
+
+// TestSignStateIsNotMadeUp: a validator that has lost what it has signed last must not vote: it could vote twice.
+func TestSignStateIsNotMadeUp(t *testing.T) {
+	cfg, _, key := home(t, t.TempDir())
+	validator, err := cfg.loadValidator() // a new home: the state is made
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := validator.GetPubKey(); err != nil || !got.Equals(key) {
+		t.Errorf("key %v, error %v", got, err)
+	}
+	vote := func() error {
+		v := &cometproto.Vote{Type: cometproto.PrevoteType, Height: 7, Timestamp: time.Now()}
+		return validator.SignVote("chain", v)
+	}
+	if err := vote(); err != nil {
+		t.Fatal(err)
+	}
+	if validator, err = cfg.loadValidator(); err != nil { // read again
+		t.Fatal(err)
+	}
+	v := &cometproto.Vote{Type: cometproto.PrevoteType, Height: 6, Timestamp: time.Now()}
+	if err := validator.SignVote("chain", v); err == nil {
+		t.Error("after a restart the validator signed for a height below one it has signed for")
+	}
+	if err := os.Mkdir(filepath.Join(cfg.Home, engineDir, "blockstore.db"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(cfg.Home, signStateFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cfg.loadValidator(); err == nil || !strings.Contains(err.Error(), "vote twice") {
+		t.Errorf("error %v, want one that says why", err)
+	}
+	for _, file := range []string{signStateFile, ValidatorKeyFile} {
+		if err := os.WriteFile(filepath.Join(cfg.Home, file), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cfg.loadValidator(); err == nil {
+			t.Errorf("a broken %s was accepted", file)
+		}
+	}
+}
+
+// TestConsensusFailureIsHeard: the engine's cry reaches the node, whatever module it comes from; nothing else does.
+func TestConsensusFailureIsHeard(t *testing.T) {
+	var failures []error
+	log := engineLog{to: slog.New(slog.DiscardHandler), failed: func(err error) { failures = append(failures, err) }}
+	log.Error("Stopping peer for error", "err", "EOF")
+	log.Info("CONSENSUS FAILURE is not an info")
+	if len(failures) != 0 {
+		t.Fatal(failures)
+	}
+	log.With("module", "consensus").Error("CONSENSUS FAILURE!!!", "err", "out of luck", "stack", "...")
+	if len(failures) != 1 || !strings.Contains(failures[0].Error(), "out of luck") {
+		t.Error(failures)
+	}
+}
+
+// TestEngineIsLockedDown: what must never be on.
+func TestEngineIsLockedDown(t *testing.T) {
+	cfg := Default(t.TempDir())
+	cfg.RPC.Listen = "127.0.0.1:26657"
+	e := cfg.engineConfig(&comettypes.GenesisDoc{})
+	if e.P2P.PexReactor || e.RPC.Unsafe || e.RPC.PprofListenAddress != "" || e.RPC.GRPCListenAddress != "" || e.TxIndex.Indexer != "null" {
+		t.Errorf("%+v %+v", e.P2P, e.RPC)
+	}
+	if e.RPC.ListenAddress != "tcp://127.0.0.1:26657" {
+		t.Error(e.RPC.ListenAddress)
+	}
+	if Default(t.TempDir()).engineConfig(&comettypes.GenesisDoc{}).RPC.ListenAddress != "" {
+		t.Error("RPC is on by default")
+	}
+	if err := e.ValidateBasic(); err != nil {
+		t.Error(err)
 	}
 }

@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"tandem/client"
+	"tandem/examples/supplychain"
+	"tandem/internal/testnet"
+)
+
+// demoWait bounds one operation of the demo, all attempts together.
+const demoWait = 30 * time.Second
+
+// demoFlags are the flags of `tandem demo`.
+type demoFlags struct {
+	urls               []string
+	genesis            string
+	actor              string
+	validators, layer2 int
+	runs               int
+	asJSON             bool
+}
+
+func newDemoCommand() *cobra.Command {
+	var f demoFlags
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Carry packages through the supply-chain workflow and measure it",
+		Long: `Carries a package through the paper's workflow: open a session, create, scan, validate, quality-check, label, commit; then
+fetches the receipt and verifies it offline. Every request is signed with a demo actor's published key and every answer is
+checked. With --url it uses a running demo network; without, it starts one in this process, with its data on disk in a
+temporary folder.
+
+Prints each step's latency, the block's height, the transaction's hash and the receipt's verdict; with -n the medians
+and percentiles of that many workflows. Exit code 1 if anything failed.`,
+		Example: `  tandem demo
+  tandem demo --url http://127.0.0.1:8080 -n 100
+  tandem demo -n 100 --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	cmd.Flags().StringSliceVar(&f.urls, "url", nil, "base URL of a running demo network's Layer 2 node; several are tried in order")
+	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the network's genesis file, to check nodes and receipts with (default: ask the node for it)")
+	cmd.Flags().StringVar(&f.actor, "demo-key", "OPR-001", "the demo actor who signs; it needs the roles operator and quality")
+	cmd.Flags().IntVar(&f.validators, "validators", 4, "validators of a network started here")
+	cmd.Flags().IntVar(&f.layer2, "layer2", 1, "Layer 2 nodes of a network started here")
+	cmd.Flags().IntVarP(&f.runs, "runs", "n", 1, "number of workflows, one after the other")
+	cmd.Flags().BoolVar(&f.asJSON, "json", false, "print the result as JSON")
+	cmd.AddCommand(newDemoPackageCommand())
+	return cmd
+}
+
+func newDemoPackageCommand() *cobra.Command {
+	var reference string
+	cmd := &cobra.Command{
+		Use:   "package",
+		Short: "Print a new package of supplier SUP-001 as POST /packages takes it",
+		Long: `Prints the JSON of a package of supplier SUP-001, signed with that supplier's published demo key, as POST /packages takes
+it. Each call makes a new package: a supplier's reference can be registered once, and the reference is random unless
+--reference gives it.`,
+		Example: `  tandem demo package | curl -s -X POST http://127.0.0.1:8080/packages -H "Tandem-Session: $S" -d @-`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if reference == "" {
+				reference = newReference()
+			}
+			body, err := supplychain.DemoPackage(reference)
+			if err != nil {
+				return misused("--reference: %v", err)
+			}
+			_, err = cmd.OutOrStdout().Write(append(body, '\n'))
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&reference, "reference", "", "the supplier's reference: 1 to 64 characters of A-Z a-z 0-9 . _ -")
+	return cmd
+}
+
+// newReference is a supplier reference that nobody has used.
+func newReference() string { return "DEMO-" + rand.Text() }
+
+func (f *demoFlags) run(cmd *cobra.Command) (err error) {
+	if f.runs < 1 || f.runs > 1_000_000 {
+		return misused("-n %d: from 1 to 1000000 workflows", f.runs)
+	}
+	if f.validators < 1 || f.layer2 < 1 || f.validators+f.layer2 > 64 {
+		return misused("--validators %d --layer2 %d: at least one of each, at most 64 nodes together", f.validators, f.layer2)
+	}
+	ctx, stderr := cmd.Context(), cmd.ErrOrStderr()
+	key, err := demoKey(f.actor)
+	if err != nil {
+		return err
+	}
+	urls := f.urls
+	if len(urls) == 0 {
+		network, err := f.startNetwork(ctx, stderr)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, network.Close()) }()
+		urls = network.URLs()
+	}
+	genesis, err := f.readGenesis(ctx, urls)
+	if err != nil {
+		return err
+	}
+	c, err := client.New(client.Config{URLs: urls, Key: key, Genesis: genesis, Patience: demoWait})
+	if err != nil {
+		return misused("%v", err)
+	}
+	about, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	report := newDemoReport(urls[0], about)
+	if f.runs == 1 && !f.asJSON {
+		report.live = cmd.OutOrStdout()
+		if err := report.writeHead(report.live); err != nil {
+			return err
+		}
+	}
+	if err := f.carry(ctx, c, genesis, report, stderr); err != nil {
+		return err
+	}
+	switch {
+	case f.asJSON:
+		err = printJSON(cmd.OutOrStdout(), report.result())
+	case f.runs > 1:
+		err = report.writeTable(cmd.OutOrStdout())
+	}
+	if err == nil && report.failures > 0 {
+		err = fmt.Errorf("%d of %d workflows failed; the first: %w", report.failures, f.runs, report.first)
+	}
+	return err
+}
+
+// startNetwork starts a demo network in this process.
+func (f *demoFlags) startNetwork(ctx context.Context, stderr io.Writer) (*testnet.Network, error) {
+	fmt.Fprintf(stderr, "starting a network of %d validators and %d Layer 2 nodes in this process ...\n", f.validators, f.layer2)
+	start, cancel := context.WithTimeout(ctx, devStart)
+	defer cancel()
+	return testnet.Start(start, testnet.StartOptions{Options: demoNetwork(f.validators, f.layer2)})
+}
+
+// readGenesis reads the genesis file that answers and receipts are checked with.
+func (f *demoFlags) readGenesis(ctx context.Context, urls []string) ([]byte, error) {
+	if f.genesis != "" {
+		return os.ReadFile(f.genesis)
+	}
+	return fetch(ctx, urls, demoWait, "/tandem/v1/genesis")
+}
+
+// carry runs the workflows one after the other. The receipts are verified at the end, so that fetching them does not
+// disturb what is measured.
+func (f *demoFlags) carry(ctx context.Context, c *client.Client, genesis []byte, report *demoReport, stderr io.Writer) error {
+	visible := f.runs > 1 && isTerminal(stderr)
+	if f.runs > 1 && !visible {
+		fmt.Fprintf(stderr, "carrying %d packages through the workflow ...\n", f.runs)
+	}
+	bar := newBar(stderr, f.runs, "workflows", visible)
+	var committed []*client.Session
+	for range f.runs {
+		session, err := carryOne(ctx, c, report)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			report.fail(err)
+		} else {
+			committed = append(committed, session)
+		}
+		_ = bar.Add(1)
+	}
+	bar = newBar(stderr, len(committed), "receipts", visible)
+	for _, session := range committed {
+		_, proof, err := session.Receipt(ctx, genesis)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		report.receipt(proof, err)
+		_ = bar.Add(1)
+	}
+	return nil
+}
+
+func newBar(w io.Writer, n int, what string, visible bool) *progressbar.ProgressBar {
+	return progressbar.NewOptions(n, progressbar.OptionSetWriter(w), progressbar.OptionSetVisibility(visible),
+		progressbar.OptionSetDescription(what), progressbar.OptionShowCount(), progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionClearOnFinish())
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// carryOne carries one new package through the workflow and measures each operation.
+func carryOne(ctx context.Context, c *client.Client, report *demoReport) (*client.Session, error) {
+	began := time.Now()
+	session, err := c.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open: %w", err)
+	}
+	report.measured("open", time.Since(began), "session "+session.ID())
+	body, err := supplychain.DemoPackage(newReference())
+	if err != nil {
+		return nil, err
+	}
+	var created struct {
+		PackageID string `json:"package_id"`
+	}
+	if err := call(ctx, session, report, "create", "/packages", body, &created); err != nil {
+		return nil, err
+	}
+	path := "/packages/" + created.PackageID
+	var scanned struct {
+		SupplierSignature string `json:"supplier_signature"`
+	}
+	if err := call(ctx, session, report, "scan", path+"/scan", nil, &scanned); err != nil {
+		return nil, err
+	}
+	if body, err = json.Marshal(map[string]string{"signature": scanned.SupplierSignature}); err != nil {
+		return nil, err
+	}
+	if err := call(ctx, session, report, "validate", path+"/validate", body, nil); err != nil {
+		return nil, err
+	}
+	if err := call(ctx, session, report, "quality-check", path+"/quality-check", []byte(`{"passed":true,"issues":[]}`), nil); err != nil {
+		return nil, err
+	}
+	label := []byte(`{"destination":"Pier 4, Rotterdam","priority":"express","courier_id":"COU-001"}`)
+	if err := call(ctx, session, report, "label", path+"/label", label, nil); err != nil {
+		return nil, err
+	}
+	before := time.Now()
+	outcome, err := session.Commit(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("commit: %w", err)
+	}
+	if !outcome.Committed() {
+		return nil, fmt.Errorf("commit: session %s is still %s", session.ID(), outcome.Status)
+	}
+	report.measured("commit", time.Since(before), fmt.Sprintf("height %d, transaction %s", outcome.Height, outcome.TransactionHash))
+	report.measured("workflow", time.Since(began), "")
+	return session, nil
+}
+
+// call makes one step, measures it and reads its answer into v.
+func call(ctx context.Context, session *client.Session, report *demoReport, name, target string, body []byte, v any) error {
+	began := time.Now()
+	a, err := session.Call(ctx, "POST", target, "application/json", body)
+	took := time.Since(began)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if !a.Recorded {
+		return fmt.Errorf("%s: the service answered %d: %s", name, a.Status, a.Body)
+	}
+	report.measured(name, took, fmt.Sprintf("%d, endorsed by %d of %d on height %d", a.Status, a.Endorsed, a.Of, a.Height))
+	if v == nil {
+		return nil
+	}
+	if err := json.Unmarshal(a.Body, v); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}

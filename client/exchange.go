@@ -105,6 +105,8 @@ func (c *Client) exchange(ctx context.Context, what call) (*reply, error) {
 		switch {
 		case err != nil && !retriable(err):
 			return nil, err
+		case err != nil && ctx.Err() != nil && last != nil:
+			return nil, errors.Join(last, ctx.Err()) // what a node said tells more than how the wait ended
 		case err != nil:
 			last, strangers = &UnreachableError{Attempts: attempt, Err: err}, 0
 		case p == nil:

@@ -419,7 +419,7 @@ func (s *Session) commit(ctx context.Context, async bool) (Outcome, error) {
 			return s.outcome, err
 		}
 		if err := sleep(ctx, max(rep.pause()/4, firstBackoff)); err != nil {
-			return s.outcome, fmt.Errorf("Layer 1 has not put the session into a block yet: %w", err)
+			return s.outcome, fmt.Errorf("the session is in no block yet: %w", err)
 		}
 	}
 }

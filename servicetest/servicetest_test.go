@@ -60,7 +60,8 @@ var operator = tandem.Actor{ID: "OPR-001", Organisation: "ORG", Roles: []string{
 
 func TestFindsNondeterminism(t *testing.T) {
 	var count atomic.Int64
-	var left chan struct{}
+	left := make(chan struct{})
+	t.Cleanup(func() { close(left) })
 	started := time.Now()
 	for name, c := range map[string]struct {
 		h    http.HandlerFunc
@@ -132,8 +133,6 @@ func TestFindsNondeterminism(t *testing.T) {
 		}, "left a goroutine running"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			left = make(chan struct{})
-			defer close(left)
 			rec := report(t, service(c.h), Options{Operations: 1000}, func(t *Tester) { t.As(operator).Do("POST", "/x", "body") })
 			if rec.failed != (c.want != "") || !strings.Contains(rec.out.String(), c.want) {
 				t.Errorf("reported:\n%s\nwant something with %q", &rec.out, c.want)

@@ -82,7 +82,7 @@ func TestFindsNondeterminism(t *testing.T) {
 		}, "differ in status"},
 		"random": {func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "x", rand.Uint64()) }, "Suspect random numbers"},
 		"map order": {func(w http.ResponseWriter, r *http.Request) {
-			for k := range map[string]int{"a": 1, "b": 2, "c": 3, "d": 4} {
+			for k := range map[string]int{"a": 1, "b": 2} {
 				fmt.Fprint(w, k)
 			}
 		}, "differ in body"},
@@ -133,7 +133,7 @@ func TestFindsNondeterminism(t *testing.T) {
 		}, "left a goroutine running"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			rec := report(t, service(c.h), Options{Operations: 1000}, func(t *Tester) { t.As(operator).Do("POST", "/x", "body") })
+			rec := report(t, service(c.h), Options{Operations: 1000, Runs: 200}, func(t *Tester) { t.As(operator).Do("POST", "/x", "body") })
 			if rec.failed != (c.want != "") || !strings.Contains(rec.out.String(), c.want) {
 				t.Errorf("reported:\n%s\nwant something with %q", &rec.out, c.want)
 			}

@@ -120,7 +120,7 @@ const (
 	defaultHeightWait = 2 * time.Second
 	defaultInFlight   = 4096
 	maxWait           = ReadTimeout - 5*time.Second // see ReadTimeout
-	asyncWait         = 20 * time.Millisecond       // for the hand-over to Layer 1 when the client will not wait for more
+	asyncWait         = time.Millisecond            // when the client will not wait: the engine hands over to Layer 1 in any case
 )
 
 // api is the handler that New returns.

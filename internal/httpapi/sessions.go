@@ -64,7 +64,34 @@ func (a *api) open(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	a.writeAnswer(w, r, &answer.Answer)
+	a.writeOpened(w, r, answer)
+}
+
+// opened is the JSON of the answer to an opening.
+type opened struct {
+	Session     string `json:"session_id"`
+	ExpiresAt   int64  `json:"expires_at"` // milliseconds since 1970
+	ChainID     string `json:"chain_id"`
+	Fingerprint string `json:"fingerprint"`
+	Transcript  string `json:"transcript"` // the head that the first step signs over
+	Sequence    uint64 `json:"sequence"`   // of the last step: 0
+	Actor       string `json:"actor"`
+	Key         string `json:"key"` // did:key that signs the session: the actor's, or the one it has delegated to this node
+}
+
+// writeOpened answers an opening: the same request again gets the same bytes.
+func (a *api) writeOpened(w http.ResponseWriter, r *http.Request, o *layer2.OpenAnswer) {
+	body, err := marshal(opened{
+		Session: o.Session.String(), ExpiresAt: o.ExpiresAt, ChainID: a.o.ChainID, Fingerprint: a.o.Fingerprint.String(),
+		Transcript: o.Transcript.String(), Actor: o.Actor, Key: o.Key.DID(),
+	})
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Location", "/tandem/v1/sessions/"+o.Session.String())
+	a.o.Engine.SignAnswer(w.Header(), http.StatusCreated, body, o.Answer)
+	a.writeBytes(w, r, http.StatusCreated, "application/json", body)
 }
 
 // session serves GET /tandem/v1/sessions/{id}.

@@ -218,14 +218,14 @@ func bodyAllowed(status int) bool {
 	return status >= 200 && status != http.StatusNoContent && status != http.StatusNotModified
 }
 
-// contentType is the content type that this node signs for an unsigned request. curl -d calls everything a form; a JSON
-// value is none, so it is called what it is.
+// contentType is the content type of an unsigned request as its handler sees it; none is application/json. curl -d
+// calls everything a form; a JSON value is none, so it is called what it is.
 func contentType(r *http.Request, body []byte) string {
 	t := r.Header.Get("Content-Type")
 	if t == "" {
-		t = "application/octet-stream"
+		return "application/json"
 	}
-	if kind, _, _ := mime.ParseMediaType(t); kind == "application/x-www-form-urlencoded" || kind == "application/octet-stream" {
+	if kind, _, _ := mime.ParseMediaType(t); kind == "application/x-www-form-urlencoded" {
 		if start := bytes.TrimLeft(body, " \t\r\n"); len(start) > 0 && (start[0] == '{' || start[0] == '[') && json.Valid(body) {
 			return "application/json"
 		}

@@ -81,7 +81,11 @@ func (a *api) problem(w http.ResponseWriter, r *http.Request, ref *refusal.Refus
 	status, body := ref.Problem()
 	h := w.Header()
 	if entry.Kind == refusal.KindOutage && status == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
-		h.Set("Retry-After", "1")
+		seconds, ok := ref.Fields["retry_after_seconds"].(int)
+		if !ok || seconds < 1 {
+			seconds = 1
+		}
+		h.Set("Retry-After", strconv.Itoa(seconds))
 	}
 	if status == http.StatusUnauthorized {
 		h.Set("WWW-Authenticate", `Signature realm="tandem"`) // RFC 9110 wants a challenge; docs/http.md tells the scheme

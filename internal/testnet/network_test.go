@@ -1,13 +1,17 @@
 package testnet_test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
 	"tandem/examples/supplychain"
 	"tandem/internal/testnet"
+	"tandem/node"
 )
 
 // within is a context that bounds one step of a test.
@@ -57,11 +61,129 @@ func start(t testing.TB, o testnet.StartOptions) *testnet.Network {
 	return w
 }
 
-func TestValidatorsAlone(t *testing.T) {
-	t0 := time.Now()
-	w := start(t, demo(4, 0))
-	t.Log(time.Since(t0), w.Height())
-	if _, err := w.Check(t.Context()); err != nil {
+// TestSessionEndToEnd: the paper's whole flow over HTTP at 4-1: steps are endorsed, the commit is replayed by all
+// validators, the block and the transaction can be fetched from Layer 2 and straight from Layer 1, the receipt proves it.
+func TestSessionEndToEnd(t *testing.T) {
+	w := start(t, demo(4, 1))
+	ctx := within(t, time.Minute)
+	layer2, validator := web{w.URLs()[0]}, web{w.URL(0)}
+
+	session, pkg, err := layer2.prepare(ctx)
+	if err != nil {
 		t.Fatal(err)
 	}
+	if a, err := layer2.want(ctx, 404, "GET", "/packages/"+pkg, "", nil); err != nil {
+		t.Errorf("an uncommitted package is in the committed state: %v (%s)", err, a)
+	}
+	committed, err := layer2.commit(ctx, session)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := layer2.commit(ctx, session)
+	if err != nil || again.Height != committed.Height || again.Hash != committed.Hash {
+		t.Errorf("the second commit says %s (%v), the first said %s", again, err, committed)
+	}
+	status, err := layer2.want(ctx, 200, "GET", "/tandem/v1/sessions/"+session, "", nil)
+	if err != nil || status.State != "committed" {
+		t.Errorf("status %s, %v", status, err)
+	}
+	for _, node := range []web{layer2, validator} {
+		if err := w.Node(0).WaitHeight(ctx, committed.Height); err != nil {
+			t.Fatal(err)
+		}
+		block, err := node.want(ctx, 200, "GET", fmt.Sprintf("/tandem/v1/blocks/%d", committed.Height), "", nil)
+		if err != nil || !bytes.Contains(block.Body, []byte(committed.Hash)) || !bytes.Contains(block.Body, []byte(session)) {
+			t.Errorf("block %d at %s: %s, %v", committed.Height, node.url, block, err)
+		}
+		// The index follows the block's event; the block is there before it.
+		if err := until(ctx, func() (bool, error) {
+			tx, err := node.want(ctx, 200, "GET", "/tandem/v1/transactions/"+committed.Hash, "", nil)
+			return err == nil && bytes.Contains(tx.Body, []byte(session)) && bytes.Contains(tx.Body, []byte("OPR-001")), err
+		}); err != nil {
+			t.Errorf("transaction at %s: %v", node.url, err)
+		}
+		read, err := node.want(ctx, 200, "GET", "/packages/"+pkg, "", nil)
+		if err != nil || read.Header.Get("Tandem-Height") == "" {
+			t.Errorf("committed package at %s: %s %v, %v", node.url, read, read.Header, err)
+		}
+	}
+	if a, err := validator.call(ctx, "POST", "/tandem/v1/sessions", "", "{}"); err != nil || a.Code != "no-layer2" {
+		t.Errorf("a validator opens sessions: %s, %v", a, err)
+	}
+	if a, err := layer2.call(ctx, "GET", "/tandem/v1/blocks/1000000", "", nil); err != nil || a.Code != "block-not-found" {
+		t.Errorf("a block that is not: %s, %v", a, err)
+	}
+	if a, err := layer2.call(ctx, "GET", "/tandem/v1/transactions/"+strings.Repeat("0", 64), "", nil); err != nil || a.Code != "transaction-not-found" {
+		t.Errorf("a transaction that is not: %s, %v", a, err)
+	}
+	checked(t, w, session)
+}
+
+// checked verifies the world and that these sessions are in the ledger, once each.
+func checked(t testing.TB, w *testnet.Network, want ...string) {
+	t.Helper()
+	sessions, err := w.Check(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := make(map[string]int)
+	for _, s := range sessions {
+		count[s]++
+	}
+	for _, s := range want {
+		if count[s] != 1 {
+			t.Errorf("session %s is in the ledger %d times, want once", s, count[s])
+		}
+	}
+	for s, n := range count {
+		if n > 1 {
+			t.Errorf("session %s is in the ledger %d times", s, n)
+		}
+	}
+}
+
+// TestValidatorsDown: with one of four validators down commits go on; with two down steps are answered and a commit says
+// that it is waiting; when they return it completes. Nothing is lost and nothing twice.
+func TestValidatorsDown(t *testing.T) {
+	o := demo(4, 1)
+	o.Change = func(_ int, cfg *node.Config) { cfg.HTTP.CommitWait = node.Duration(time.Second) }
+	w := start(t, o)
+	ctx := within(t, 2*time.Minute)
+	layer2 := web{w.URLs()[0]}
+
+	if err := w.Stop(3); err != nil {
+		t.Fatal(err)
+	}
+	var sessions []string
+	for range 3 {
+		s, _ := layer2.workflow(t, ctx)
+		sessions = append(sessions, s)
+	}
+	if err := w.Stop(2); err != nil {
+		t.Fatal(err)
+	}
+	session, _, err := layer2.prepare(ctx)
+	if err != nil {
+		t.Fatalf("steps with two validators down: %v", err)
+	}
+	waiting, err := layer2.want(ctx, 202, "POST", "/tandem/v1/sessions/"+session+"/commit", "", "{}")
+	if err != nil || waiting.State != "committing" {
+		t.Fatalf("commit with two validators down: %s, %v", waiting, err)
+	}
+	for _, i := range []int{2, 3} {
+		if err := w.Start(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	done, err := layer2.commit(ctx, session)
+	if err != nil {
+		t.Fatalf("commit after the return: %v", err)
+	}
+	if done.Hash != waiting.Hash {
+		t.Errorf("committed as %s, announced as %s", done.Hash, waiting.Hash)
+	}
+	if err := w.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	checked(t, w, append(sessions, session)...)
 }

@@ -166,18 +166,15 @@ func Import(dir string, o Options, m Manifest, read func(index int) ([]byte, err
 	if err := o.FS.Rename(building, dir); err != nil {
 		return errors.Join(fmt.Errorf("state: import: %w", err), o.FS.RemoveAll(building))
 	}
-	return syncDir(o.FS, o.FS.PathDir(dir))
+	return syncDir(o.FS, parent(o.FS, dir))
 }
 
-func syncDir(files vfs.FS, dir string) error {
-	if dir == "" {
-		dir = "."
+// parent returns the directory that holds dir.
+func parent(files vfs.FS, dir string) string {
+	if p := files.PathDir(dir); p != "" {
+		return p
 	}
-	d, err := files.OpenDir(dir)
-	if err != nil {
-		return fmt.Errorf("state: import: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return "."
 }
 
 // build fills a new store in dir and closes it.

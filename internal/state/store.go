@@ -123,7 +123,7 @@ func (s *Store) refuseRemains(files vfs.FS) error {
 func (s *Store) openPebble(files vfs.FS) (*pebble.DB, error) {
 	s.blocks = pebble.NewCache(blockCacheBytes)
 	o := &pebble.Options{
-		FS:       files,
+		FS:       orderedFS{files},
 		Comparer: comparer,
 		Cache:    s.blocks,
 		// The newest format marks in the log up to where it was synced, so that a damaged middle is told apart from an end that a
@@ -428,6 +428,30 @@ func (s *Store) closePebble() (err error) {
 		}
 	}()
 	return s.db.Close()
+}
+
+// orderedFS makes a new manifest's directory entry durable before anything else happens. Pebble syncs the directory
+// only after it has made the marker that names the manifest; a file system that keeps no order among entries, which POSIX
+// allows, could then lose the manifest in a crash and keep the marker. TestCrashAtEveryWrite found it.
+type orderedFS struct{ vfs.FS }
+
+func (o orderedFS) Create(name string, category vfs.DiskWriteCategory) (vfs.File, error) {
+	file, err := o.FS.Create(name, category)
+	if err == nil && strings.HasPrefix(o.PathBase(name), "MANIFEST-") {
+		if err = syncDir(o.FS, o.PathDir(name)); err != nil {
+			return nil, errors.Join(err, file.Close())
+		}
+	}
+	return file, err
+}
+
+// syncDir makes the entries of a directory durable.
+func syncDir(files vfs.FS, dir string) error {
+	d, err := files.OpenDir(dir)
+	if err != nil {
+		return fmt.Errorf("state: sync %s: %w", dir, err)
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // pebbleLog passes Pebble's messages on. Pebble expects Fatalf to end the process; this one stops all further writes

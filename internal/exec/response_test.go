@@ -7,6 +7,7 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -44,8 +45,24 @@ func TestRecordedHeaders(t *testing.T) {
 	}
 }
 
-// docs/service.md and the list in this package name the same headers.
+// docs/service.md and the list in this package name the same headers, and the same limits.
 func TestRecordedHeaderNames(t *testing.T) {
+	guide, err := os.ReadFile("../../docs/service.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(guide)), " ")
+	for _, want := range []string{
+		"these headers: `" + strings.Join(RecordedHeaders(), "`, `") + "`.",
+		"100,000 state operations", "32 MiB of keys and values", "at most 256 KiB, the headers 8 KiB",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("docs/service.md does not say: %s", want)
+		}
+	}
+	if DefaultOperations != 100_000 || DefaultBytes != 32<<20 || wire.MaxResponse != 256<<10 || maxHeaderBytes != 8<<10 {
+		t.Error("a limit differs from docs/service.md")
+	}
 	for _, name := range RecordedHeaders() {
 		if http.CanonicalHeaderKey(name) != name {
 			t.Errorf("%q is not canonical", name)

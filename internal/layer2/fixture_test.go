@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -543,4 +544,14 @@ func wantCode(t tb, err error, code refusal.Code) *refusal.Refusal {
 		t.Fatalf("got %v, want a refusal %s", err, code)
 	}
 	return r
+}
+
+// eventually waits until the condition holds; it spins, because what it waits for takes microseconds.
+func eventually(t tb, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !cond(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
 }

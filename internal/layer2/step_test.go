@@ -326,14 +326,11 @@ func TestOverload(t *testing.T) {
 	for range 2 { // two wait in the session's queue: the queue is full, and so is the engine
 		go func() { _, err := w.engine.Step(context.Background(), first); done <- err }()
 	}
-	for {
+	eventually(t, "two requests in the queue", func() bool {
 		o.mu.Lock()
-		n := o.waiting
-		o.mu.Unlock()
-		if n == 2 {
-			break
-		}
-	}
+		defer o.mu.Unlock()
+		return o.waiting == 2
+	})
 	_, err = w.engine.Step(context.Background(), first)
 	wantCode(t, err, refusal.Overloaded)
 	w.engine.o.MaxInFlight = 100
@@ -358,8 +355,7 @@ func TestStepTooLong(t *testing.T) {
 		t.Errorf("status %+v", s)
 	}
 	close(w.moods.gate)
-	for w.engine.o.Runner.Abandoned() > 0 {
-	}
+	eventually(t, "the abandoned handler ends", func() bool { return w.engine.o.Runner.Abandoned() == 0 })
 }
 
 // After Close every call is refused, and waiting commits hear that they are under way.
@@ -375,8 +371,7 @@ func TestClose(t *testing.T) {
 		}
 		out <- o
 	}()
-	for w.engine.Stats().Committing == 0 {
-	}
+	eventually(t, "the commit is under way", func() bool { return w.engine.Stats().Committing == 1 })
 	w.ledger.mu.Lock()
 	w.ledger.engine = nil
 	w.ledger.mu.Unlock()

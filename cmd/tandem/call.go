@@ -117,8 +117,7 @@ func (f *callFlags) send(cmd *cobra.Command, method, target string, body []byte)
 	case err != nil:
 		return nil, client.Outcome{}, err
 	case !signed:
-		answer, err := newCustody(f.place.nodes(cmd), f.place.who.actor, f.place.wait).Call(ctx, method, target, f.contentType, body)
-		return answer, client.Outcome{}, err
+		return newCustody(f.place.nodes(cmd), f.place.who.actor, f.place.wait).one(ctx, method, target, f.contentType, body)
 	}
 	key, err := f.place.key(cmd, ref)
 	if err != nil {

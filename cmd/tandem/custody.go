@@ -104,7 +104,24 @@ func (c *custody) open(ctx context.Context, life time.Duration) error {
 	return nil
 }
 
-// Call makes a step of the session, or without one a read or a one-step session.
+// one makes a request outside any session: a read, or a session of one step that the node commits before it answers. If
+// Layer 1 does not decide in time, the outcome is committing and the answer says so.
+func (c *custody) one(ctx context.Context, method, target, contentType string, body []byte) (*client.Answer, client.Outcome, error) {
+	a, err := c.Call(ctx, method, target, contentType, body)
+	if err != nil {
+		return nil, client.Outcome{}, err
+	}
+	var o client.Outcome
+	switch hash := a.Header.Get("Tandem-Transaction"); {
+	case hash != "":
+		o = client.Outcome{Status: "committed", TransactionHash: hash, Height: number(a.Header, "Tandem-Committed-Height")}
+	case a.Status == http.StatusAccepted && json.Unmarshal(a.Body, &o) == nil && o.Status != "":
+		return a, o, fmt.Errorf("the outcome is not known yet: session %s is %s", a.Session, o.Status)
+	}
+	return a, o, nil
+}
+
+// Call makes a step of the session.
 func (c *custody) Call(ctx context.Context, method, target, contentType string, body []byte) (*client.Answer, error) {
 	answer, b, err := c.send(ctx, method, target, contentType, body)
 	if err != nil {
@@ -113,7 +130,7 @@ func (c *custody) Call(ctx context.Context, method, target, contentType string, 
 	h := answer.Header
 	a := &client.Answer{
 		Status:     answer.StatusCode,
-		Header:     http.Header{"Content-Type": h["Content-Type"]},
+		Header:     h,
 		Body:       b,
 		Session:    h.Get("Tandem-Session"),
 		Sequence:   uint64(number(h, "Tandem-Sequence")),

@@ -1,0 +1,140 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"tandem/internal/testnet"
+)
+
+var update = flag.Bool("update", false, "rewrite docs/cli.md")
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"tandem": main})
+}
+
+// Commands that need no network: each script in testdata/script is a transcript.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{Dir: "testdata/script", Setup: home(), Cmds: commands})
+}
+
+// Commands against a live network of four validators and one Layer 2 node in this process.
+func TestLiveScripts(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	o := demoNetwork(4, 1)
+	o.Custody, o.DefaultActor = true, "OPR-001"
+	network, err := testnet.Start(ctx, testnet.StartOptions{Options: o})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // after the scripts, which run in parallel
+		if err := network.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata/live",
+		Setup: home("TANDEM_URL="+network.URLs()[0], "GENESIS="+testnet.GenesisFile(network.Dir())),
+		Cmds:  commands,
+	})
+}
+
+// home gives each script a client's home of its own.
+func home(vars ...string) func(*testscript.Env) error {
+	return func(env *testscript.Env) error {
+		env.Vars = append(env.Vars, "TANDEM_HOME="+filepath.Join(env.WorkDir, "home"))
+		docs, err := filepath.Abs("../../docs")
+		env.Vars = append(append(env.Vars, "DOCS="+docs), vars...)
+		return err
+	}
+}
+
+// commands are what the scripts can do beside testscript's own.
+var commands = map[string]func(ts *testscript.TestScript, neg bool, args []string){
+	// capture NAME REGEXP FILE sets a variable to the regular expression's first group.
+	"capture": func(ts *testscript.TestScript, _ bool, args []string) {
+		if len(args) != 3 {
+			ts.Fatalf("usage: capture NAME REGEXP FILE")
+		}
+		text := ts.ReadFile(args[2])
+		m := regexp.MustCompile(args[1]).FindStringSubmatch(text)
+		if len(m) < 2 {
+			ts.Fatalf("%s has no match of %s: %s", args[2], args[1], text)
+		}
+		ts.Setenv(args[0], m[1])
+	},
+	// flip FILE OLD=NEW replaces the first OLD in a file.
+	"flip": func(ts *testscript.TestScript, _ bool, args []string) {
+		if len(args) != 2 {
+			ts.Fatalf("usage: flip FILE OLD=NEW")
+		}
+		old, replacement, _ := strings.Cut(args[1], "=")
+		text := ts.ReadFile(args[0])
+		if !strings.Contains(text, old) {
+			ts.Fatalf("%s does not contain %q", args[0], old)
+		}
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Replace(text, old, replacement, 1)), 0o644))
+	},
+	// exits CODE COMMAND... checks the exact exit code of a tandem command line.
+	"exits": func(ts *testscript.TestScript, _ bool, args []string) {
+		if len(args) < 2 {
+			ts.Fatalf("usage: exits CODE COMMAND")
+		}
+		err := ts.Exec(args[1], args[2:]...)
+		code := "0"
+		if err != nil {
+			code = strings.TrimPrefix(err.Error(), "exit status ")
+		}
+		if code != args[0] {
+			ts.Fatalf("%s exited with %s, want %s", strings.Join(args[1:], " "), code, args[0])
+		}
+	},
+}
+
+// docs/cli.md is what the command tree says about itself.
+func TestManualIsCurrent(t *testing.T) {
+	var b bytes.Buffer
+	root, _ := newRootCommand()
+	if err := writeManual(&b, root); err != nil {
+		t.Fatal(err)
+	}
+	const path = "../../docs/cli.md"
+	if *update {
+		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(b.Bytes(), want) {
+		t.Errorf("docs/cli.md is not what the program says (go test ./cmd/tandem -update rewrites it):\n%s", cmp.Diff(string(want), b.String()))
+	}
+}
+
+// Every command explains itself, and its flags do.
+func TestEveryCommandIsDocumented(t *testing.T) {
+	root, _ := newRootCommand()
+	for _, cmd := range tree(root) {
+		if cmd.Short == "" || strings.HasSuffix(cmd.Short, ".") {
+			t.Errorf("%s: short description %q", cmd.CommandPath(), cmd.Short)
+		}
+		for _, f := range flagsOf(cmd) {
+			if f.Usage == "" {
+				t.Errorf("%s: flag --%s has no description", cmd.CommandPath(), f.Name)
+			}
+		}
+	}
+}

@@ -304,3 +304,22 @@ func TestEngineIsLockedDown(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestReadersMayComeTooLate: a gossip goroutine that reads after the stop finds nothing; it must not take the process
+// along. A write must still fail.
+func TestReadersMayComeTooLate(t *testing.T) {
+	m := engines(t, 1, nil)[0]
+	m.commit(t, "one")
+	blocks := m.node.BlockStore()
+	height := blocks.Height()
+	m.end(t)
+	if c := blocks.LoadSeenCommit(height + 1); c != nil {
+		t.Error("a commit out of nowhere")
+	}
+	if b := blocks.LoadBlock(height); b != nil {
+		t.Error("a block from a closed database")
+	}
+	if err := blocks.SaveSeenCommit(height+1, &comettypes.Commit{}); err == nil {
+		t.Error("a write to a closed database has succeeded")
+	}
+}

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	dbm "github.com/cometbft/cometbft-db"
@@ -199,33 +198,6 @@ func (c Config) loadValidator() (comettypes.PrivValidator, error) {
 	validator.LastSignState.Signature = last.Signature
 	validator.LastSignState.SignBytes = last.SignBytes
 	return validator, nil
-}
-
-// databases opens the engine's databases and remembers them, so that they can be closed when the engine's constructor
-// fails half way: within one process a second try would otherwise find them locked.
-type databases struct {
-	mu   sync.Mutex
-	open []dbm.DB // guarded by mu
-}
-
-func (d *databases) provide(ctx *cometconfig.DBContext) (dbm.DB, error) {
-	db, err := cometconfig.DefaultDBProvider(ctx)
-	if err != nil {
-		return nil, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.open = append(d.open, db)
-	return db, nil
-}
-
-func (d *databases) close() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, db := range d.open {
-		_ = db.Close() // closing twice is an error that means nothing here
-	}
-	d.open = nil
 }
 
 // loadGenesis reads the genesis file: its bytes as they are, and CometBFT's view of it.

@@ -86,8 +86,8 @@ type Options struct {
 	Halt func(error)
 	// MempoolPerActor is how many sessions of one actor may wait for a block here.
 	MempoolPerActor int
-	// Watchdog is how long the replay of one session may take in an own proposal; in others' proposals it may take twice
-	// as long. Zero means the default, negative means no watchdog.
+	// Watchdog is how long the replay of one session may take in an own proposal, and half of what a whole own proposal
+	// may take. In others' proposals both may take twice as long. Zero means the default, negative means no watchdog.
 	Watchdog time.Duration
 	// QuarantineHeights is for how many blocks a session is left out of own proposals after it made one fail.
 	QuarantineHeights int64

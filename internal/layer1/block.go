@@ -110,7 +110,7 @@ func (a *App) PrepareProposal(_ context.Context, req *abci.RequestPrepareProposa
 		return nil, err
 	}
 	slot := Slot{Height: req.Height, Time: req.Time.UnixMilli()}
-	ctx, cancel := limited(context.Background(), a.watchdog, errProposalTime)
+	ctx, cancel := limited(context.Background(), 2*a.watchdog, errProposalTime)
 	defer cancel()
 	d := a.draft(slot, req.MaxTxBytes)
 	for _, tx := range req.Txs {
@@ -236,7 +236,7 @@ func (a *App) ProcessProposal(_ context.Context, req *abci.RequestProcessProposa
 	if a.recall(id) != nil {
 		return accept, nil
 	}
-	ctx, cancel := limited(context.Background(), 3*a.watchdog, errProposalTime)
+	ctx, cancel := limited(context.Background(), 4*a.watchdog, errProposalTime)
 	defer cancel()
 	e, bad, err := a.execute(ctx, slot, req.Txs, 2*a.watchdog)
 	if err != nil {

@@ -26,6 +26,9 @@ func checkRequest(r *http.Request) (path, query string, err error) {
 	if err != nil {
 		return "", "", err
 	}
+	if r.URL.EscapedPath() != path || r.URL.RawQuery != query {
+		return "", "", refusal.New(refusal.BadTarget, "the request target is read in two ways") // routes match r.URL
+	}
 	if err := checkFraming(r); err != nil {
 		return "", "", err
 	}

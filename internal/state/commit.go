@@ -118,8 +118,17 @@ func (s *Store) Commit(height int64, blockTime int64, st *Staged) error {
 		s.pages.put(pageID{uint64(height), f.place}, root)
 	}
 	s.pages.drop(st.update.stale)
-	s.head.Store(next)
+	s.advance(next)
 	return nil
+}
+
+// advance makes a version that is on disk the last one.
+func (s *Store) advance(next *version) {
+	if err := s.height.write(next.height); err != nil {
+		// Nothing is lost: the version is committed. Only damage to the log would be found a little later.
+		s.logger.Warn("state: "+witnessName+" not written", "dir", s.dir, "height", next.height, "error", err)
+	}
+	s.head.Store(next)
 }
 
 // settle puts the commit's height into all nodes that wait for it.

@@ -203,7 +203,11 @@ func build(dir string, o Options, m Manifest, read func(index int) ([]byte, erro
 	}
 	v := &version{height: m.Height, blockTime: m.BlockTime, previous: -1, root: b.root}
 	// The version record comes last, synced, and with it everything before it in the log.
-	return s.apply(func(batch *pebble.Batch) error { return batch.Set(versionKey(b.height), v.encode(), nil) })
+	err = s.apply(func(batch *pebble.Batch) error { return batch.Set(versionKey(b.height), v.encode(), nil) })
+	if err == nil {
+		s.advance(v)
+	}
+	return err
 }
 
 // builder builds one version from entries that come in path order. Only the pages on the way to the last entry can

@@ -48,6 +48,7 @@ type Store struct {
 	db     *pebble.DB
 	blocks *pebble.Cache
 	pages  pageCache
+	height *witness // written under commit
 
 	// commit is held for a whole commit, its disk write included: commits have an order, and nothing else takes it.
 	commit sync.Mutex
@@ -90,7 +91,15 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	s.db = db
 	if err := s.recover(); err != nil {
-		return nil, errors.Join(s.damaged(err), s.closePebble())
+		return nil, errors.Join(s.openError(err), s.closePebble())
+	}
+	var said int64
+	if s.height, said, err = openWitness(o.FS, dir); err != nil {
+		return nil, errors.Join(err, s.closePebble())
+	}
+	if head := s.head.Load(); head.height < said {
+		lost := fmt.Errorf("height %d was committed, and the files only hold height %d", said, head.height)
+		return nil, errors.Join(s.damaged(lost), s.close())
 	}
 	return s, nil
 }
@@ -413,7 +422,11 @@ func (s *Store) Close() error {
 			break
 		}
 	}
-	if err := s.closePebble(); err != nil {
+	return s.close()
+}
+
+func (s *Store) close() error {
+	if err := errors.Join(s.height.close(), s.closePebble()); err != nil {
 		return fmt.Errorf("state: close %s: %w", s.dir, err)
 	}
 	return nil

@@ -158,7 +158,7 @@ func (e *Engine) mayOpen(req *wire.Request, proven session.Proven) (actor string
 	} else if ok {
 		return "", 0, refusal.New(refusal.AlreadySettled, "session %s is in a block already", proven.ID).With("session", proven.ID.String())
 	}
-	probe := &owner{e: e, id: proven.ID}
+	probe := &owner{e: e, id: proven.ID, body: body}
 	a, err := probe.admit(v, req.Key)
 	if err != nil {
 		return "", 0, e.stateRefusal(err)
@@ -362,8 +362,13 @@ const oneStepTries = 4
 // that supersedes the first, so that of the two at most one can be committed.
 func (e *Engine) OneStep(ctx context.Context, actor, method, path, query, contentType string, body []byte) (*Answer, Outcome, error) {
 	open := []byte("{}")
+	var before *Answer // of the session that was overtaken
 	for try := 1; ; try++ {
 		s, err := e.OpenCustody(ctx, actor, open)
+		if before != nil && refusal.Has(err, refusal.AlreadySettled) { // it was not, after all: Layer 1 outranks a forecast
+			out, err := e.CommitCustody(ctx, before.Session, actor)
+			return before, out, err
+		}
 		if err != nil {
 			return nil, Outcome{}, err
 		}
@@ -380,6 +385,7 @@ func (e *Engine) OneStep(ctx context.Context, actor, method, path, query, conten
 			if open, err = json.Marshal(map[string]string{"supersedes": s.Session.String()}); err != nil {
 				return nil, Outcome{}, err
 			}
+			before = a
 			continue
 		}
 		return a, out, err

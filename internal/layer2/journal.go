@@ -270,7 +270,11 @@ func (j *journal) scan(prefix []byte, each func(key, value []byte) error) (err e
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, it.Close()) }()
+	defer func() {
+		if closed := it.Close(); err == nil {
+			err = closed
+		}
+	}()
 	for ok := it.First(); ok; ok = it.Next() {
 		b, err := it.ValueAndErr()
 		if err != nil {
@@ -309,8 +313,11 @@ func seal(key, payload []byte) []byte {
 	b := make([]byte, 0, len(payload)+5)
 	b = append(b, sealVersion)
 	b = append(b, payload...)
-	sum := crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, b)
-	return binary.BigEndian.AppendUint32(b, sum)
+	return binary.BigEndian.AppendUint32(b, sealSum(key, b))
+}
+
+func sealSum(key, body []byte) uint32 {
+	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, body)
 }
 
 // unseal checks a record and returns its payload, which shares b's memory.
@@ -319,7 +326,7 @@ func unseal(key, b []byte) ([]byte, error) {
 		return nil, damagedRecord(key, fmt.Sprintf("is %d bytes long", len(b)))
 	}
 	body, sum := b[:len(b)-4], binary.BigEndian.Uint32(b[len(b)-4:])
-	if crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, body) != sum {
+	if sealSum(key, body) != sum {
 		return nil, damagedRecord(key, "has a wrong checksum")
 	}
 	if body[0] != sealVersion {

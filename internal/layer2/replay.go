@@ -138,7 +138,7 @@ func (o *owner) run(child *state.Overlay, req *wire.Request, sequence uint64, ti
 }
 
 // admit says who acts with key, and refuses what Layer 1 would refuse: an unknown or revoked key, an originator that is
-// not on the list, a session that another has superseded.
+// not on the list, a session that another has superseded, or that would supersede one which is committed.
 func (o *owner) admit(r ledger.Reader, key wire.PublicKey) (tandem.Actor, error) {
 	actor, err := ledger.ActorOf(r, key)
 	if err != nil {
@@ -153,6 +153,20 @@ func (o *owner) admit(r ledger.Reader, key wire.PublicKey) (tandem.Actor, error)
 	}
 	if ok {
 		return tandem.Actor{}, refusal.New(refusal.Superseded, "session %s was committed in place of this one", by).With("superseded_by", by.String())
+	}
+	if was := o.body.Supersedes; was != nil {
+		if s, ok, err := ledger.SettledOf(r, *was); err != nil {
+			return tandem.Actor{}, err
+		} else if ok {
+			return tandem.Actor{}, refusal.New(refusal.AlreadySettled, "session %s, which this one would supersede, is committed", was).
+				With("supersedes", was.String()).With("height", s.Height)
+		}
+		if by, ok, err := ledger.SupersededBy(r, *was, actor.ID); err != nil {
+			return tandem.Actor{}, err
+		} else if ok && by != o.id {
+			return tandem.Actor{}, refusal.New(refusal.Superseded, "session %s, which this one would supersede, was superseded by %s", was, by).
+				With("supersedes", was.String()).With("superseded_by", by.String())
+		}
 	}
 	return actor, nil
 }

@@ -103,7 +103,7 @@ func (g Genesis) JSON() ([]byte, error) {
 	if g.Tandem.Layer2 == nil {
 		g.Tandem.Layer2 = []GenesisNode{}
 	}
-	b, err := json.MarshalIndent(g, "", "  ")
+	b, err := encodeJSON(g, "  ")
 	if err != nil {
 		return nil, refusal.New(refusal.GenesisInvalid, "%v", err) // a seed that is not JSON
 	}
@@ -216,7 +216,7 @@ func Apply(g Genesis, svc tandem.Service, w *state.Overlay) error {
 	}
 	p := g.Tandem.Parameters
 	if p.ServiceName != svc.Name || p.ServiceVersion != svc.Version {
-		return refusal.New(refusal.GenesisInvalid, "the genesis file is for service %q version %q, this program runs %q version %q",
+		return refusal.New(refusal.GenesisInvalid, "the genesis file is for service %q version %q, this program runs service %q version %q",
 			p.ServiceName, p.ServiceVersion, svc.Name, svc.Version)
 	}
 	write(w, []byte(parametersKey), parametersRecord{
@@ -251,19 +251,41 @@ func seed(g Genesis, svc tandem.Service, w *state.Overlay) error {
 		}
 		return nil
 	}
-	var raw json.RawMessage
-	if len(g.Service) > 0 {
-		var b bytes.Buffer // one form, however the file was indented
-		if err := json.Compact(&b, g.Service); err != nil {
-			return refusal.New(refusal.GenesisInvalid, "service: %v", err)
-		}
-		raw = b.Bytes()
+	raw, err := canonicalSeed(g.Service)
+	if err != nil {
+		return refusal.New(refusal.GenesisInvalid, "service: %v", err)
 	}
 	st := &seedState{w: w}
 	if err := svc.Genesis(st, raw); err != nil {
 		return refusal.New(refusal.GenesisInvalid, "service %q does not take its seed: %v", svc.Name, err)
 	}
 	return st.err
+}
+
+// canonicalSeed gives equal seeds equal bytes: members sorted, no white space, one spelling for each string. Genesis files
+// are rewritten on their way (indented, or with '<' escaped, as CometBFT does), and a service may keep the bytes it gets.
+func canonicalSeed(raw json.RawMessage) (json.RawMessage, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	var v any
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	if err := dec.Decode(&v); err != nil {
+		return nil, err
+	}
+	b, err := encodeJSON(v, "")
+	return bytes.TrimSuffix(b, []byte("\n")), err
+}
+
+// encodeJSON is JSON without HTML escapes, ending in a newline.
+func encodeJSON(v any, indent string) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", indent)
+	err := enc.Encode(v)
+	return b.Bytes(), err
 }
 
 // seedState is the service's part of the state while genesis is applied. It remembers the first error, since

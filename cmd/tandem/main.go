@@ -40,19 +40,28 @@ func execute(ctx context.Context, args []string, stdin io.Reader, stdout, stderr
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
+	code := exitCode(err, *started)
+	switch code {
+	case exitOK:
+	case exitUsage:
+		explainUsage(stderr, root, args, err)
+	default:
+		explain(stderr, err)
+	}
+	return code
+}
+
+// exitCode is the exit code for a command's error; started says whether the command itself ran.
+func exitCode(err error, started bool) int {
 	var usage *usageError
 	var halt *node.HaltError
 	switch {
 	case err == nil:
 		return exitOK
-	case errors.As(err, &usage) || !*started:
-		explainUsage(stderr, root, args, err)
+	case errors.As(err, &usage) || !started:
 		return exitUsage
 	case errors.As(err, &halt):
-		explain(stderr, err)
 		return exitHalt
-	default:
-		explain(stderr, err)
-		return exitFailed
 	}
+	return exitFailed
 }

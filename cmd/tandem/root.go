@@ -1,9 +1,14 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -86,23 +91,46 @@ func explainUsage(w io.Writer, root *cobra.Command, args []string, err error) {
 	fmt.Fprintf(w, "Usage: %s\nSee:   %s --help\n", at.UseLine(), at.CommandPath())
 }
 
-// explain prints an error; for a refusal of a node or of this program also its code, cause and remedy.
+// explain prints an error; for a refusal of a node or of this program also its code, cause and remedy, and what else it
+// tells.
 func explain(w io.Writer, err error) {
-	fmt.Fprintf(w, "tandem: %v\n", err)
 	var problem *client.Problem
 	var r *refusal.Refusal
 	switch {
 	case errors.As(err, &problem):
-		explainMore(w, problem.Code, problem.Cause, problem.Remedy)
+		fmt.Fprintf(w, "tandem: %s\n", withoutFields(err, problem))
+		explainMore(w, problem.Code, problem.Cause, problem.Remedy, problem.Fields)
 	case errors.As(err, &r):
 		entry := r.Entry()
-		explainMore(w, string(r.Code), entry.Cause, entry.Remedy)
+		fmt.Fprintf(w, "tandem: %v\n", err)
+		explainMore(w, string(r.Code), entry.Cause, entry.Remedy, r.Fields)
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintf(w, "tandem: interrupted\n")
+	default:
+		fmt.Fprintf(w, "tandem: %v\n", err)
 	}
 }
 
-func explainMore(w io.Writer, code, cause, remedy string) {
+// withoutFields is the error's text with the problem's further members left out, which follow line by line.
+func withoutFields(err error, problem *client.Problem) string {
+	short := *problem
+	short.Fields = nil
+	return strings.ReplaceAll(err.Error(), problem.Error(), short.Error())
+}
+
+func explainMore(w io.Writer, code, cause, remedy string, fields map[string]any) {
 	fmt.Fprintf(w, "  code:   %s\n", code)
 	if cause != "" {
 		fmt.Fprintf(w, "  cause:  %s\n  remedy: %s\n", cause, remedy)
+	}
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
+		value, err := json.Marshal(fields[name])
+		if err != nil {
+			value = fmt.Append(nil, fields[name])
+		}
+		if len(value) > 400 {
+			value = append([]byte(strings.ToValidUTF8(string(value[:400]), "")), "..."...)
+		}
+		fmt.Fprintf(w, "  %s: %s\n", name, value)
 	}
 }

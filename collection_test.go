@@ -303,3 +303,52 @@ func TestCollectionTypes(t *testing.T) {
 }
 
 type embedded struct{ Ratio float64 }
+
+// A cursor is text from outside: whatever it is, List gives a page or ErrCursor, and takes back only what it gave.
+func FuzzCursor(f *testing.F) {
+	c, st := things(), NewMapState()
+	for i := range 5 {
+		c.Put(st, fmt.Sprint(i), thing{})
+	}
+	page, _ := c.List(st, Query{Limit: 1})
+	f.Add(page.Next)
+	f.Add("")
+	f.Add("AAAAAAAAAAAA")
+	f.Add("====")
+	f.Fuzz(func(t *testing.T, after string) {
+		page, err := c.List(st, Query{After: after})
+		if err != nil {
+			if !errors.Is(err, ErrCursor) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if id, _ := c.openCursor(Query{After: after}); after != "" && c.cursor(Query{}, id) != after {
+			t.Fatalf("two cursors for the id %q", id)
+		}
+		if len(page.Items) > 5 {
+			t.Fatal("more items than there are")
+		}
+	})
+}
+
+// No path makes Lookup panic, and what it finds it finds under the path as it is.
+func FuzzLookup(f *testing.F) {
+	for _, p := range []string{"/a/1", "/a/%2F", "/a/../b", "//", "/a/%", "/tree", "", "*", "/\x00", "/é"} {
+		f.Add("GET", p)
+	}
+	f.Add("CONNECT", "/tree")
+	reg := registry("GET /a/{id}", "/tree/", "POST /x/{rest...}")
+	f.Fuzz(func(t *testing.T, method, path string) {
+		h, pattern, ok := reg.Lookup(method, path)
+		if ok != (h != nil) || ok != (pattern != "") {
+			t.Fatal("Lookup contradicts itself")
+		}
+		if ok && (strings.Contains(path, "//") || strings.Contains(path+"/", "/../") || strings.Contains(path+"/", "/./")) {
+			t.Fatalf("%q was cleaned on the way", path)
+		}
+		if allowed := reg.Allowed(path); ok && method != "" && !slices.Contains(allowed, method) && pattern != "/tree/" {
+			t.Fatalf("%s %s has a handler, but only %q are allowed", method, path, allowed)
+		}
+	})
+}

@@ -211,6 +211,9 @@ func (r *Runner) Read(ctx context.Context, base state.Reader, s Step) (Result, e
 
 // run runs the handler on an overlay of its own.
 func (r *Runner) run(ctx context.Context, o *state.Overlay, s Step, readOnly bool) (Result, error) {
+	if ctx.Err() != nil {
+		return Result{}, context.Cause(ctx)
+	}
 	reg, prefix := r.registry(s.Request.Path)
 	h, pattern, ok := reg.Lookup(s.Request.Method, s.Request.Path)
 	if !ok {
@@ -219,14 +222,13 @@ func (r *Runner) run(ctx context.Context, o *state.Overlay, s Step, readOnly boo
 	rn := &run{
 		overlay: o, prefix: prefix, readOnly: readOnly, limits: r.limits,
 		head: s.Request.Method == http.MethodHead, header: make(http.Header),
-		ended: make(chan struct{}),
+		ended: make(chan struct{}), left: r.abandoned,
 	}
 	// Not ctx: neither its values nor its end are agreed on. This one ends when the result is known not to count.
 	own, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go rn.serve(h, request(own, s, rn))
 	if err := r.wait(ctx, rn); err != nil {
-		r.abandon(rn)
 		r.logger.Warn("handler abandoned", "pattern", pattern, "session", s.Session, "sequence", s.Sequence, "error", err)
 		return Result{}, err
 	}
@@ -263,15 +265,6 @@ func (r *Runner) wait(ctx context.Context, rn *run) error {
 	}
 	<-rn.ended // it had finished already: only its goroutine's last instructions are outstanding
 	return nil
-}
-
-// abandon counts a handler that was cut off until it ends.
-func (r *Runner) abandon(rn *run) {
-	r.abandoned.Add(1)
-	go func() {
-		<-rn.ended
-		r.abandoned.Add(-1)
-	}()
 }
 
 // noRoute answers for a path or method that has no handler.

@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"tandem"
 	"tandem/internal/refusal"
@@ -33,6 +34,7 @@ type run struct {
 	head     bool
 	limits   Limits
 	ended    chan struct{} // closed when the handler's goroutine is through
+	left     *atomic.Int64 // counts the abandoned handlers that go on
 
 	mu      sync.Mutex // guards what follows, and overlay
 	phase   phase
@@ -73,7 +75,8 @@ func (r *run) serve(h http.Handler, req *http.Request) {
 func (r *run) finish(returned bool, panicked, stack string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.phase != running {
+	if r.phase == abandoned {
+		r.left.Add(-1)
 		return
 	}
 	r.phase = finished
@@ -97,6 +100,7 @@ func (r *run) abandon() bool {
 		return false
 	}
 	r.phase = abandoned
+	r.left.Add(1)
 	r.closeScans()
 	return true
 }

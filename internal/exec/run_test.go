@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -180,23 +181,30 @@ func TestCallerGoesAway(t *testing.T) {
 		t.Fatalf("Run gives %v, want the caller's reason", err)
 	}
 	ended(t, r)
+
+	ran := false
+	r = runner(func(http.ResponseWriter, *http.Request) { ran = true }, Options{})
+	if _, err := r.Run(ctx, state.NewOverlay(memory{}), step("POST", "/", "")); !errors.Is(err, gone) || ran {
+		t.Fatalf("Run for a caller that is gone gives %v, ran the handler: %t", err, ran)
+	}
 }
 
 // A handler that ended in time counts, even if the watchdog fires before its goroutine is through: late means that
 // the handler had not returned.
 func TestFinishedIsNotAbandoned(t *testing.T) {
-	rn := &run{ended: make(chan struct{})}
+	left := new(atomic.Int64)
+	rn := &run{ended: make(chan struct{}), left: left}
 	rn.serve(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), new(http.Request))
 	if rn.abandon() {
 		t.Error("a finished run was abandoned")
 	}
-	rn = &run{ended: make(chan struct{})}
+	rn = &run{ended: make(chan struct{}), left: left}
 	rn.serve(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
 		if !rn.abandon() {
 			t.Error("a running run was not abandoned")
 		}
 	}), new(http.Request))
-	if rn.phase != abandoned || rn.failure != nil {
+	if rn.phase != abandoned || rn.failure != nil || left.Load() != 0 {
 		t.Error("an abandoned run was finished late")
 	}
 }

@@ -292,4 +292,6 @@ func checkProof(t fataler, s *Store, height int64, m model, root wire.Digest, ke
 	}
 }
 
+func isDamaged(err error) bool { return errors.Is(err, ErrDamaged) }
+
 func keyN(n int) []byte { return fmt.Appendf(nil, "a/key/%08d", n) }

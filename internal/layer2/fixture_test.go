@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"runtime"
 	"slices"
@@ -414,6 +415,8 @@ func (w *world) openBody(life time.Duration) wire.OpenBody {
 }
 
 var nonces atomic.Int64
+
+var discard = slog.New(slog.DiscardHandler)
 
 func (w *world) openRequest(name string, body wire.OpenBody) *wire.Request {
 	req := &wire.Request{Method: "POST", Path: session.PathOpen, ContentType: "application/json", Body: body.JSON(), Created: w.clock.ms.Load() / 1000}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	abcicli "github.com/cometbft/cometbft/abci/client"
@@ -26,10 +27,10 @@ type consensus struct {
 // newConsensus builds the engine and lets it hand the application every stored block that the application has not
 // committed (the handshake). Nothing runs yet and no peer is heard before start.
 //
-// CometBFT's handshake panics when the blocks and the application's state contradict each other. That is this node's own
-// state in doubt: the panic becomes a [HaltError].
+// CometBFT's handshake fails or panics when the blocks and the application's state contradict each other. That is this
+// node's own state in doubt, a [HaltError]. At a very first start (resuming is false) a failure is one of configuration.
 func newConsensus(ctx context.Context, cfg Config, doc *comettypes.GenesisDoc, app abcitypes.Application, validator comettypes.PrivValidator,
-	log engineLog) (c *consensus, err error) {
+	resuming bool, log engineLog) (c *consensus, err error) {
 	key, err := cfg.loadNodeKey()
 	if err != nil {
 		return nil, err
@@ -49,6 +50,10 @@ func newConsensus(ctx context.Context, cfg Config, doc *comettypes.GenesisDoc, a
 	}()
 	n, err := cometnode.NewNodeWithContext(ctx, ec, validator, key, clients{app}, func() (*comettypes.GenesisDoc, error) { return doc, nil },
 		dbs.provide, cometnode.DefaultMetricsProvider(&cometconfig.InstrumentationConfig{}), log)
+	if err != nil && resuming && strings.HasPrefix(err.Error(), "error during handshake") {
+		// CometBFT flattens its errors. Blocks are there, or state, or both, and they do not fit together.
+		return nil, &HaltError{Cause: err}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("consensus: %w", err)
 	}

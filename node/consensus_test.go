@@ -121,7 +121,7 @@ func engines(t *testing.T, n int, change func(*Config)) []*member {
 			t.Fatal(err)
 		}
 		log := engineLog{to: slog.New(slog.NewTextHandler(io.Discard, nil)), failed: func(err error) { t.Error(err) }}
-		m.consensus, err = newConsensus(context.Background(), m.cfg, doc, m.app, validator, log)
+		m.consensus, err = newConsensus(context.Background(), m.cfg, doc, m.app, validator, false, log)
 		if err != nil {
 			t.Fatal(err)
 		}

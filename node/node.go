@@ -261,7 +261,8 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 		MempoolPerActor: n.cfg.Mempool.PerActor,
 		Watchdog:        n.cfg.watchdog(),
 	})
-	if height, _, blockTime := p.store.Version(); height > 0 {
+	height, _, blockTime := p.store.Version()
+	if height > 0 {
 		n.progress.block(height, blockTime)
 	}
 	var app abcitypes.Application = p.app
@@ -269,13 +270,13 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 		app = n.wrapApp(app)
 	}
 	log := engineLog{to: n.logger.With("part", "cometbft"), failed: n.fail}
-	if p.consensus, err = newConsensus(ctx, n.cfg, n.doc, app, n.validator, log); err != nil {
+	if p.consensus, err = newConsensus(ctx, n.cfg, n.doc, app, n.validator, height > 0, log); err != nil {
 		return p, err
 	}
 	if p.index, err = openIndex(n.cfg.path(indexDir), p.consensus.node.BlockStore(), n.logger); err != nil {
 		return p, err
 	}
-	height, _, _ := p.store.Version()
+	height, _, _ = p.store.Version() // the handshake may have brought a block
 	if err := p.index.catchUp(height); err != nil {
 		return p, err
 	}

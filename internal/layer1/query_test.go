@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"os"
 	"testing"
 
 	abci "github.com/cometbft/cometbft/abci/types"
@@ -99,5 +100,17 @@ func TestNoSnapshots(t *testing.T) {
 	}
 	if res, err := a.LoadSnapshotChunk(ctx, nil); err != nil || res.Chunk != nil {
 		t.Errorf("%v %v", res, err)
+	}
+}
+
+// The example in docs/format/block.md is a root statement.
+func TestBlockPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/format/block.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := wire.RootStatement{Height: 7, Root: wire.Digest(bytes.Repeat([]byte{0x5a}, 32))}
+	if want := "`" + hex.EncodeToString(s.Encode()) + "`"; !bytes.Contains(page, []byte(want)) {
+		t.Errorf("the page does not show %s", want)
 	}
 }

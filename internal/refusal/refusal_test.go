@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -85,6 +86,34 @@ func TestEveryConstantHasAnEntry(t *testing.T) {
 	}
 	if n != len(catalogue) {
 		t.Errorf("%d constants, %d entries", n, len(catalogue))
+	}
+}
+
+// Every code written as a literal anywhere in the module is in the catalogue.
+func TestEveryLiteralHasAnEntry(t *testing.T) {
+	literal := regexp.MustCompile(`refusal\.(?:New|Has|Code)\((?:err, )?"([^"]+)"`)
+	n := 0
+	err := filepath.WalkDir(filepath.Join("..", ".."), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		src, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, m := range literal.FindAllSubmatch(src, -1) {
+			n++
+			if _, ok := Lookup(Code(m[1])); !ok {
+				t.Errorf("%s: code %q is not in the catalogue", path, m[1])
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n == 0 {
+		t.Error("no literals found: is the pattern out of date?")
 	}
 }
 

@@ -115,12 +115,12 @@ func TestEveryByteCounts(t *testing.T) {
 		}
 	}
 	for i := range raw {
-		for _, other := range []byte{raw[i] ^ 1, raw[i] ^ 2, raw[i] ^ 0x20, raw[i] ^ 0x80, '0', 'A', ' '} {
+		for _, other := range []byte{raw[i] ^ 1, raw[i] ^ 0x20, raw[i] ^ 0x80, '0'} {
 			changed := bytes.Clone(raw)
 			changed[i] = other
 			fails(i, fmt.Sprintf("changed to %q", other), changed)
 		}
-		for _, insert := range []byte{' ', '\n', '0', raw[i]} {
+		for _, insert := range []byte{' ', raw[i]} {
 			fails(i, fmt.Sprintf("after %q", insert), slices.Insert(bytes.Clone(raw), i, insert))
 		}
 		fails(i, "deleted", slices.Delete(bytes.Clone(raw), i, i+1))
@@ -532,7 +532,7 @@ func TestBuildRefuses(t *testing.T) {
 	}
 }
 
-// TestWhoAreTheyFromGenesis: an actor's own key, a key delegated to a node, and a key that the genesis file does not know.
+// TestWho: an actor's own key, a key delegated to a node, and a key that the genesis file does not know.
 func TestWho(t *testing.T) {
 	c := newChain(t, 10, 10, 10, 10)
 	c.client = c.node

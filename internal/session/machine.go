@@ -81,6 +81,7 @@ type position struct {
 	heard   map[wire.PublicKey]bool // endorsements (true) and dissents (false) so far; nil once answered
 	yes     uint16                  // endorsements
 	replied bool
+	late    bool // the wait for endorsements is over
 	twice   bool // a second signed request for this position is kept as evidence
 }
 
@@ -359,25 +360,27 @@ func (m *Machine) voted(msg Message, sequence uint64, node wire.PublicKey, yes b
 	if yes {
 		p.yes++
 	}
-	return m.answer(sequence, int(p.yes) >= m.policy.Need)
+	return m.answer(sequence)
 }
 
 func (m *Machine) waitOver(msg WaitOver) []Action {
 	if msg.Sequence == 0 || msg.Sequence > m.Len() {
 		return m.refuse(msg, refusal.WrongSequence, "no step %d", msg.Sequence)
 	}
-	return m.answer(msg.Sequence, true)
+	m.steps[msg.Sequence-1].late = true
+	return m.answer(msg.Sequence)
 }
 
 // answer answers a step if this node has it on disk and nothing is worth waiting for any more.
-func (m *Machine) answer(sequence uint64, enough bool) []Action {
+func (m *Machine) answer(sequence uint64) []Action {
 	p := &m.steps[sequence-1]
-	all := len(p.heard) == len(m.policy.Nodes)
 	own := p.heard[m.self]
+	all := len(p.heard) == len(m.policy.Nodes)
+	enough := all || p.late || int(p.yes) >= m.policy.Need
 	if all {
 		p.heard = nil
 	}
-	if p.replied || !own || !enough && !all {
+	if p.replied || !own || !enough {
 		return nil
 	}
 	p.replied = true

@@ -210,10 +210,10 @@ func (c *Client) Get(ctx context.Context, target string) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p := rep.problem(); p != nil && !p.Answered() {
-		return nil, p
-	}
 	height, ok := rep.number("Tandem-Height")
+	if p := rep.problem(); p != nil && !(ok && p.Answered()) {
+		return nil, p // no handler was asked
+	}
 	if !ok {
 		return nil, rep.lie("height", "Tandem-Height", rep.header.Get("Tandem-Height"))
 	}

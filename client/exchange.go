@@ -106,7 +106,7 @@ func (c *Client) exchange(ctx context.Context, what call) (*reply, error) {
 		case err != nil && !retriable(err):
 			return nil, err
 		case err != nil && ctx.Err() != nil && last != nil:
-			return nil, errors.Join(last, ctx.Err()) // what a node said tells more than how the wait ended
+			return nil, fmt.Errorf("%w (%w)", last, ctx.Err()) // what a node said tells more than how the wait ended
 		case err != nil:
 			last, strangers = &UnreachableError{Attempts: attempt, Err: err}, 0
 		case p == nil:
@@ -130,7 +130,7 @@ func (c *Client) exchange(ctx context.Context, what call) (*reply, error) {
 			pause = 0
 		}
 		if err := sleep(ctx, pause); err != nil {
-			return nil, errors.Join(last, err)
+			return nil, fmt.Errorf("%w (%w)", last, err)
 		}
 	}
 }

@@ -276,7 +276,10 @@ func (s *Session) step(ctx context.Context) (*Answer, error) {
 	}
 	if problem := rep.problem(); problem != nil {
 		p.refused = true
-		return nil, errors.Join(problem, s.keep())
+		if status, ok := s.ask(ctx, problem); ok && over(status) {
+			return nil, either(s.ended(status), problem)
+		}
+		return nil, either(s.keep(), problem)
 	}
 	answer, tx, head, err := s.checkStep(&p.parsed, rep)
 	if err != nil {
@@ -370,6 +373,17 @@ func (s *Session) Abandon(ctx context.Context) error {
 	return s.ended(statusAbandoned)
 }
 
+// over reports whether a session in this state takes no more requests.
+func over(status string) bool { return status != statusOpen && status != statusCommitting }
+
+// either is err, or otherwise if there is none.
+func either(err, otherwise error) error {
+	if err != nil {
+		return errors.Join(otherwise, err)
+	}
+	return otherwise
+}
+
 // ended notes that the session is over.
 func (s *Session) ended(status string) error {
 	s.status, s.pending = status, nil
@@ -429,15 +443,16 @@ func (s *Session) settle(ctx context.Context, rep *reply) error {
 	if p := rep.problem(); p != nil {
 		status, ok := s.ask(ctx, p)
 		switch {
-		case !ok:
-			s.pending.refused = true
-			return errors.Join(p, s.keep())
-		case status == statusCommitted:
+		case ok && status == statusCommitted:
 			return s.ended(statusCommitted) // the answer of an earlier attempt was lost
-		case status == statusCommitting || status == statusOpen:
-			return p
+		case ok && status == statusCommitting:
+			s.outcome, s.status = Outcome{Status: statusCommitting}, statusCommitting
+			return s.keep()
+		case ok && over(status):
+			return either(s.ended(status), p)
 		}
-		return errors.Join(p, s.ended(status))
+		s.pending.refused = true
+		return either(s.keep(), p)
 	}
 	a, err := s.checkSigned(rep)
 	if err != nil {

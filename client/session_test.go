@@ -464,6 +464,42 @@ func TestConflict(t *testing.T) {
 	}
 }
 
+// TestConflictAtAStep: a step of a session that was overtaken says so, and the session is over.
+func TestConflictAtAStep(t *testing.T) {
+	n := startNode(t, newSessions(), 1)
+	s := mustOpen(t, newClient(t, n))
+	mustCall(t, s, "/x")
+	n.refuse = func(_ int, r *http.Request) *refusal.Refusal {
+		if r.Method == "POST" {
+			n.open[s.id].status = "conflicted"
+			return refusal.New(refusal.Conflict, "").With("step", 1)
+		}
+		return nil
+	}
+	_, err := s.Call(t.Context(), "POST", "/y", "", nil)
+	if p, ok := err.(*Problem); !ok || !p.Conflict() || s.Status() != "conflicted" {
+		t.Errorf("%v, session %s", err, s.Status())
+	}
+	if _, err := s.Commit(t.Context()); !errors.As(err, new(*EndedError)) {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestReceiptThatDoesNotVerify: what a node gives out as a receipt is checked against the genesis file.
+func TestReceiptThatDoesNotVerify(t *testing.T) {
+	n := startNode(t, newSessions(), 1)
+	c := newClient(t, n)
+	s := mustOpen(t, c)
+	var lie *AnswerError
+	n.open[s.id].status = "committed"
+	if _, err := c.Receipt(t.Context(), s.ID()); !errors.As(err, &lie) || lie.Field != "receipt" {
+		t.Errorf("%v", err)
+	}
+	if _, _, err := s.Receipt(t.Context(), nil); !errors.As(err, &lie) || lie.Field != "receipt" {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestDo: one step, committed; a handler's no is an answer and commits nothing.
 func TestDo(t *testing.T) {
 	n := startNode(t, newSessions(), 1)

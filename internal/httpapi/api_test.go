@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -225,6 +226,13 @@ func TestClient(t *testing.T) {
 	}
 	if a, err := c.Get(t.Context(), "/notes/a"); err != nil || string(a.Body) != "text" || a.Height != o.Height {
 		t.Errorf("%+v %v", a, err)
+	}
+	var p *client.Problem
+	if _, err := c.Get(t.Context(), "/tandem/v1/nonsense"); !errors.As(err, &p) || p.Code != "not-found" {
+		t.Errorf("a read of no route: %v", err)
+	}
+	if a, err := c.Get(t.Context(), "/notes/none"); err != nil || a.Status != 404 {
+		t.Errorf("a read that the handler answers with 404: %+v %v", a, err)
 	}
 	gone, err := c.Open(t.Context(), client.Superseding(s.ID()))
 	if err == nil {

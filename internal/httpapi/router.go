@@ -74,7 +74,9 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if v := recover(); v != nil {
 			a.panicked(ex, r, v)
 		}
-		a.metrics.served(ex.class, r.Method, ex.status, a.o.Clock().Sub(ex.start))
+		took := a.o.Clock().Sub(ex.start)
+		a.metrics.served(ex.class, r.Method, ex.status, took)
+		a.log.Debug("served", "method", r.Method, "target", r.RequestURI, "route", ex.class, "status", ex.status, "took", took)
 	}()
 	setSafety(w.Header())
 	if !r.ProtoAtLeast(1, 1) {

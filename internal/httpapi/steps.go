@@ -202,8 +202,9 @@ func setRecorded(h http.Header, headers []wire.Header) {
 	}
 }
 
-// send writes status and body.
+// send writes a handler's status and body.
 func send(w http.ResponseWriter, r *http.Request, status int, body []byte) {
+	w.Header().Set("Content-Security-Policy", "object-src 'none'; base-uri 'none'; frame-ancestors 'none'")
 	if bodyAllowed(status) {
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	}

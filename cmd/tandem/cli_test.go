@@ -3,7 +3,10 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"flag"
+	"fmt"
+	"html"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -20,7 +23,16 @@ import (
 var update = flag.Bool("update", false, "rewrite docs/cli.md")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"tandem": main})
+	testscript.Main(m, map[string]func(){"tandem": main, "jq": jq})
+}
+
+// jq stands in for jq -r .NAME, which is all that our documentation asks of it, where jq is not installed.
+func jq() {
+	var object map[string]any
+	if len(os.Args) != 3 || os.Args[1] != "-r" || json.NewDecoder(os.Stdin).Decode(&object) != nil {
+		os.Exit(2)
+	}
+	fmt.Println(object[strings.TrimPrefix(os.Args[2], ".")])
 }
 
 // Commands that need no network: each script in testdata/script is a transcript.
@@ -85,6 +97,18 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 			ts.Fatalf("%s does not contain %q", args[0], old)
 		}
 		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Replace(text, old, replacement, 1)), 0o644))
+	},
+	// snippet PAGE FILE writes the first example of an HTML page to a file.
+	"snippet": func(ts *testscript.TestScript, _ bool, args []string) {
+		if len(args) != 2 {
+			ts.Fatalf("usage: snippet PAGE FILE")
+		}
+		_, rest, _ := strings.Cut(ts.ReadFile(args[0]), "<pre>")
+		text, _, ok := strings.Cut(rest, "</pre>")
+		if !ok {
+			ts.Fatalf("%s has no example", args[0])
+		}
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(html.UnescapeString(text)+"\n"), 0o644))
 	},
 	// exits CODE COMMAND... checks the exact exit code of a tandem command line.
 	"exits": func(ts *testscript.TestScript, _ bool, args []string) {

@@ -80,7 +80,7 @@ func register[I, O any](api huma.API, op operation, handler func(context.Context
 		o.Metadata = map[string]any{"role": op.role}
 		o.Extensions = map[string]any{"x-role": op.role}
 	}
-	schema := huma.SchemaFromType(api.OpenAPI().Components.Schemas, reflect.TypeFor[Problem]())
+	schema := api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Problem](), true, "Problem")
 	for _, status := range statuses {
 		o.Responses[strconv.Itoa(status)] = &huma.Response{
 			Description: http.StatusText(status),

@@ -33,7 +33,7 @@ func addDescription(api huma.API) {
 	reg.HandleFunc("GET /openapi.json", fixed("application/openapi+json", append(raw, '\n')))
 
 	var page bytes.Buffer
-	if err := template.Must(template.New("docs").Parse(docsPage)).Execute(&page, readable(spec, described.operations)); err != nil {
+	if err := template.Must(template.New("docs").Funcs(template.FuncMap{"prose": prose}).Parse(docsPage)).Execute(&page, readable(spec, described.operations)); err != nil {
 		panic("supplychain: the description has no page: " + err.Error())
 	}
 	reg.HandleFunc("GET /docs", fixed("text/html; charset=utf-8", page.Bytes()))
@@ -45,6 +45,19 @@ func fixed(contentType string, body []byte) func(http.ResponseWriter, *http.Requ
 		w.Header().Set("Content-Type", contentType)
 		_, _ = w.Write(body)
 	}
+}
+
+// prose escapes text for the page and sets what stands between backquotes as code.
+func prose(text string) template.HTML {
+	var b strings.Builder
+	for i, part := range strings.Split(text, "`") {
+		part = template.HTMLEscapeString(part)
+		if i%2 == 1 {
+			part = "<code>" + part + "</code>"
+		}
+		b.WriteString(part)
+	}
+	return template.HTML(b.String())
 }
 
 // The readable page is made of these: the description without references, in the order of the routes.

@@ -19,7 +19,7 @@ type Problem struct {
 	Code          string      `json:"code" doc:"What happened, for programs" example:"wrong-step"`
 	PackageID     string      `json:"package_id,omitempty"`
 	PackageStatus string      `json:"package_status,omitempty"`
-	Errors        []Violation `json:"errors,omitempty" doc:"What is wrong with the request, sorted"`
+	Errors        []Violation `json:"errors,omitempty" nullable:"false" doc:"What is wrong with the request, sorted"`
 }
 
 // Violation is one thing wrong with a request.

@@ -29,8 +29,8 @@ func Service() tandem.Service {
 
 const description = `Packages on their way from a supplier through a warehouse to a courier. A package is registered, scanned, ` +
 	`validated, quality-checked and labelled, in this order. Send the steps of one task inside a Tandem session: open it with ` +
-	`POST /tandem/v1/sessions, put its id into the Tandem-Session header of each step, and end it with POST ` +
-	`/tandem/v1/sessions/ID/commit. A request that writes without that header is a session of its own.`
+	`` + "`POST /tandem/v1/sessions`, put its id into the `Tandem-Session` header of each step, and end it with `POST " +
+	"/tandem/v1/sessions/ID/commit`. A request that writes without that header is a session of its own."
 
 // addSteps registers the routes that change something.
 func addSteps(api huma.API) {

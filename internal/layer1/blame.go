@@ -43,7 +43,7 @@ func (a *App) blame(ctx context.Context, slot Slot, txs [][]byte, bad *objection
 		return nil
 	}
 	// Does it replay well on the committed state? Then it was put behind a session that it conflicts with.
-	alone, err := a.outcome(ctx, state.NewOverlay(a.store.Latest()), slot, tx)
+	alone, err := a.outcome(ctx, a.overlay(), slot, tx)
 	if err != nil || alone == nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (a *App) blame(ctx context.Context, slot Slot, txs [][]byte, bad *objection
 
 // blameRoot looks for the session whose writes differ although its responses agree.
 func (a *App) blameRoot(ctx context.Context, slot Slot, txs [][]byte, proposer string) error {
-	o := state.NewOverlay(a.store.Latest())
+	o := a.overlay()
 	found := false
 	for _, tx := range txs[1:] {
 		first, err := a.outcome(ctx, o, slot, tx)

@@ -1,6 +1,7 @@
 package layer1
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -11,6 +12,7 @@ import (
 
 	abci "github.com/cometbft/cometbft/abci/types"
 
+	"tandem/internal/ledger"
 	"tandem/internal/refusal"
 	"tandem/internal/state"
 	"tandem/internal/wire"
@@ -135,6 +137,38 @@ func (a *App) PrepareProposal(_ context.Context, req *abci.RequestPrepareProposa
 	return &abci.ResponsePrepareProposal{Txs: txs}, nil
 }
 
+// overlay is a fresh overlay on the last committed version, for the transactions of one block.
+func (a *App) overlay() *state.Overlay {
+	return state.NewOverlay(&framework{Reader: a.store.Latest(), read: map[string]record{}})
+}
+
+// framework reads the framework's records once: parameters, actors, keys and nodes are the same for most transactions of
+// a block. The view under it never changes.
+type framework struct {
+	state.Reader
+	read map[string]record
+}
+
+type record struct {
+	value []byte
+	ok    bool
+}
+
+func (f *framework) Get(key []byte) ([]byte, bool, error) {
+	if !bytes.HasPrefix(key, []byte(ledger.Prefix)) {
+		return f.Reader.Get(key)
+	}
+	r, known := f.read[string(key)]
+	if !known {
+		var err error
+		if r.value, r.ok, err = f.Reader.Get(key); err != nil {
+			return nil, false, err
+		}
+		f.read[string(key)] = r
+	}
+	return bytes.Clone(r.value), r.ok, nil // the caller owns what it gets
+}
+
 // draft is a proposal in the making.
 type draft struct {
 	slot       Slot
@@ -150,7 +184,7 @@ type draft struct {
 func (a *App) draft(slot Slot, maxBytes int64) *draft {
 	statement := wire.RootStatement{Height: slot.Height}.Encode() // as long as the one to come: a root has one size
 	return &draft{
-		slot: slot, o: state.NewOverlay(a.store.Latest()), refused: map[wire.Digest]*refusal.Refusal{},
+		slot: slot, o: a.overlay(), refused: map[wire.Digest]*refusal.Refusal{},
 		room: maxBytes - protoSize(statement),
 	}
 }
@@ -183,7 +217,7 @@ func (a *App) consider(ctx context.Context, d *draft, tx []byte) error {
 		switch {
 		case r.Code == refusal.StepTooLong || r.Code == refusal.Internal:
 			a.quarantine(offence(tx, r, d.slot.Height))
-		case !passing(r):
+		case r.Code == refusal.ResponseDiffers: // anything else the recheck finds out itself, on the state it is about
 			d.refused[hash] = r
 		}
 		return nil
@@ -283,7 +317,7 @@ func (a *App) execute(ctx context.Context, slot Slot, txs [][]byte, watchdog tim
 	if stated.Height != slot.Height {
 		return nil, &objection{refusal: refusal.New(refusal.NonCanonical, "the root statement is for height %d, the block's is %d", stated.Height, slot.Height)}, nil
 	}
-	o := state.NewOverlay(a.store.Latest())
+	o := a.overlay()
 	var sessions []Settled
 	for i, tx := range txs[1:] {
 		eff, err := a.check(ctx, o, slot, tx, watchdog)

@@ -155,17 +155,9 @@ func (in *inspected) timely(slot Slot, t *wire.Transaction, waiting bool) error 
 		return in.at(in.refuse(refusal.WrongTime, "the step is %d ms older than the block, at most %d are allowed", age, in.params.MaxSessionMillis), t.Sequence, "time")
 	}
 	if ahead := t.Time - slot.Time; ahead > MaxAheadMillis && !waiting {
-		r := in.refuse(refusal.WrongTime, "the step is %d ms ahead of the block, at most %d are allowed", ahead, MaxAheadMillis)
-		return in.at(r.With("ahead_ms", ahead), t.Sequence, "time")
+		return in.at(in.refuse(refusal.WrongTime, "the step is %d ms ahead of the block, at most %d are allowed", ahead, MaxAheadMillis), t.Sequence, "time")
 	}
 	return nil
-}
-
-// passing tells whether a refusal of Check may be over by the next block although nothing about the transaction or the
-// state changes: its steps are ahead of a block whose header carries an old time.
-func passing(r *refusal.Refusal) bool {
-	_, ahead := r.Fields["ahead_ms"]
-	return r.Code == refusal.WrongTime && ahead
 }
 
 // replay runs the steps on o and compares.

@@ -84,3 +84,94 @@ func BenchmarkCommit(outer *testing.B) {
 		}
 	}
 }
+
+// BenchmarkRead reads random keys of the last and of an older version of 100,000 keys, scans 100 entries, and proves.
+func BenchmarkRead(b *testing.B) {
+	const size = 100_000
+	s := fill(b, size, 100)
+	defer closeStore(b, s)
+	rng := rand.New(rand.NewPCG(2, 2))
+	for range 50 {
+		height, _, _ := s.Version()
+		commit(b, s, height+1, 0, randomChanges(rng, 200, size))
+	}
+	height, _, _ := s.Version()
+	old, err := s.At(height - 40)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, v := range map[string]*View{"latest": s.Latest(), "40-blocks-old": old} {
+		b.Run("Get/"+name, func(b *testing.B) {
+			for b.Loop() {
+				if _, ok, err := v.Get(keyN(rng.IntN(size))); err != nil || !ok {
+					b.Fatal(ok, err)
+				}
+			}
+		})
+		b.Run("GetAbsent/"+name, func(b *testing.B) {
+			for b.Loop() {
+				if _, ok, err := v.Get(keyN(size + rng.IntN(size))); err != nil || ok {
+					b.Fatal(ok, err)
+				}
+			}
+		})
+		b.Run("Scan100/"+name, func(b *testing.B) {
+			for b.Loop() {
+				n := 0
+				for _, err := range v.Scan(keyN(rng.IntN(size-200)), nil) {
+					if n++; err != nil || n == 100 {
+						break
+					}
+				}
+			}
+		})
+		b.Run("Prove/"+name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := s.Prove(v.Height(), keyN(rng.IntN(2*size))); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkOpen opens a store of a million keys, and verifies it once.
+func BenchmarkOpen(b *testing.B) {
+	s := fill(b, 1_000_000, 100)
+	dir := s.dir
+	closeStore(b, s)
+	for b.Loop() {
+		s := openStore(b, nil, dir, 100)
+		if _, ok, err := s.Latest().Get(keyN(5)); err != nil || !ok {
+			b.Fatal(ok, err)
+		}
+		b.StopTimer()
+		closeStore(b, s)
+		b.StartTimer()
+	}
+	s = openStore(b, nil, dir, 100)
+	defer closeStore(b, s)
+	begin := time.Now()
+	if err := s.Verify(s.Latest().Height()); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(time.Since(begin).Seconds(), "verify-s")
+}
+
+// BenchmarkOverlay runs a step's worth of work on a session's overlay with 1,000 writes.
+func BenchmarkOverlay(b *testing.B) {
+	o := NewOverlay(spy(model{}))
+	for i := range 1000 {
+		o.Set(keyN(i), []byte("value"))
+	}
+	n := 0
+	for b.Loop() {
+		c := o.Child()
+		n++
+		if _, _, err := c.Get(keyN(n % 2000)); err != nil {
+			b.Fatal(err)
+		}
+		c.Set(keyN(n%1000), []byte("other"))
+		c.Merge()
+	}
+}

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"tandem/client"
 	"tandem/internal/exec"
 	"tandem/internal/httpsig"
+	"tandem/internal/ledger"
 	"tandem/internal/refusal"
 	"tandem/internal/wire"
 )
@@ -432,4 +435,41 @@ func (w watch) Lookup(method, path string) ([]string, bool) {
 		panic("routed before it was checked: " + path)
 	}
 	return w.Runner.Lookup(method, path)
+}
+
+// TestDocumented: docs/http.md names every route, and every request header that is known.
+func TestDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/http.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorld(t)
+	h, err := New(Options{Engine: w.engine, Ledger: w.ledger, Runner: w.ledger.runner, Health: w.health})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := append(h.(*api).routes.Patterns(), ledger.Routes().Patterns()...)
+	for name := range known {
+		names = append(names, name)
+	}
+	names = append(names, exec.RecordedHeaders()...)
+	families, err := h.(*api).metrics.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), "tandem_") {
+			names = append(names, f.GetName())
+		}
+	}
+	for _, name := range names {
+		if !bytes.Contains(page, []byte("`"+name)) {
+			t.Errorf("docs/http.md does not name %s", name)
+		}
+	}
+	for _, code := range regexp.MustCompile("(?:problem|40[0-9]|41[0-9]|431|500|503) `([a-z0-9-]+)`").FindAllSubmatch(page, -1) {
+		if _, ok := refusal.Lookup(refusal.Code(code[1])); !ok {
+			t.Errorf("docs/http.md names %s, which is not in the catalogue", code[1])
+		}
+	}
 }

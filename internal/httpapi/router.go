@@ -209,11 +209,19 @@ func (a *api) panicked(w *exchange, r *http.Request, v any) {
 	a.problem(w, r, refusal.New(refusal.Internal, "the node failed on this request; its log says how"))
 }
 
+// drained is how large a body that is refused for its size may be, in bytes, and still be read to its end.
+const drained = 8 * wire.MaxBody
+
 // body reads the request's body within the limit. Errors: body-too-large; bad-request when it is cut off.
 func (a *api) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	tooLarge := refusal.New(refusal.BodyTooLarge, "the body has more than %d bytes", wire.MaxBody)
 	if r.ContentLength > wire.MaxBody {
-		w.Header().Set("Connection", "close") // it is not worth reading to the end
+		if len(r.Header["Expect"]) > 0 || r.ContentLength > drained {
+			w.Header().Set("Connection", "close")
+			return nil, tooLarge
+		}
+		// A client that is still sending when the connection is closed may never see why.
+		_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, drained))
 		return nil, tooLarge
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxBody))

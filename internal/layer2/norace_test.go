@@ -1,0 +1,5 @@
+//go:build !race
+
+package layer2
+
+const raceEnabled = false

@@ -178,6 +178,48 @@ func TestDamagedValueIsNotProved(t *testing.T) {
 	}
 }
 
+// TestWrongPageIsNotUsed puts a page of the same trie, whole and well formed, in the place of another: whatever reads it must
+// notice that it is not the page its parent names.
+func TestWrongPageIsNotUsed(t *testing.T) {
+	dir := t.TempDir()
+	s := openStore(t, nil, dir, 0)
+	var kv []string
+	for i := range 200 {
+		kv = append(kv, string(keyN(i)), "v")
+	}
+	commit(t, s, 1, 0, sets(kv...))
+	var first, second []byte
+	for _, k := range records(t, s) {
+		if k[0] == keyPage && k[9] == 1 { // depth 4
+			first, second = second, []byte(k)
+		}
+	}
+	page, err := read(s.db, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.db.Set(second, page, nil); err != nil {
+		t.Fatal(err)
+	}
+	closeStore(t, s) // and with it the cache
+	s = openStore(t, nil, dir, 0)
+	defer closeStore(t, s)
+	damaged := 0
+	for i := range 200 {
+		if _, err := s.Prove(1, keyN(i)); isDamaged(err) {
+			damaged++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if damaged == 0 || damaged == 200 {
+		t.Errorf("%d of 200 proofs noticed the wrong page", damaged)
+	}
+	if err := s.Verify(1); !isDamaged(err) {
+		t.Errorf("Verify: %v, want ErrDamaged", err)
+	}
+}
+
 // TestVerifyFindsStrayValues adds a value that no leaf commits to.
 func TestVerifyFindsStrayValues(t *testing.T) {
 	s := openStore(t, nil, t.TempDir(), 0)

@@ -16,7 +16,7 @@ func newConfigCommand() *cobra.Command {
 		Use:   "config",
 		Short: "Print a configuration file with every key, its meaning and its default",
 		Long: `config prints a configuration file for a node: every key with its meaning and its default. The output is a valid
-config.toml. docs/config.md is the output with --markdown.`,
+config.toml; docs/config.toml is this output, docs/config.md the output with --markdown.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if markdown {

@@ -308,7 +308,9 @@ func TestKillNine(t *testing.T) {
 			p.start(i)
 		}
 	}
+	t.Logf("all started again after %s", time.Since(begin).Round(time.Millisecond))
 	p.ready(ctx)
+	t.Logf("all ready after %s", time.Since(begin).Round(time.Millisecond))
 	stop()
 	workers.Wait()
 	for session := range l.prepared {
@@ -319,8 +321,9 @@ func TestKillNine(t *testing.T) {
 		}
 		l.committed = append(l.committed, session)
 	}
-	t.Logf("%d sessions", len(l.committed))
+	t.Logf("%d sessions committed after %s", len(l.committed), time.Since(begin).Round(time.Millisecond))
 	p.check(ctx, l.committed)
+	t.Logf("verified after %s", time.Since(begin).Round(time.Millisecond))
 
 	// SIGTERM ends each within 5 s, in order: exit code 0.
 	for _, n := range p.nodes {

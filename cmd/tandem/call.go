@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -97,10 +98,8 @@ func (f *callFlags) send(cmd *cobra.Command, method, target string, body []byte)
 		if err != nil {
 			return nil, client.Outcome{}, err
 		}
-		answer, err := h.voice.Call(ctx, method, target, f.contentType, body)
-		if err != nil {
-			err = withdrawRefused(h.voice, err)
-		} else if answer.Recorded {
+		answer, err := callAnew(ctx, h.voice, method, target, f.contentType, body)
+		if err == nil && answer.Recorded {
 			h.Steps = int(answer.Sequence)
 		}
 		return answer, client.Outcome{}, h.release(err)
@@ -131,14 +130,19 @@ func (f *callFlags) send(cmd *cobra.Command, method, target string, body []byte)
 	return answer, outcome, err
 }
 
-// withdrawRefused makes room for another request after the framework refused one, since each invocation is a new
-// intention of the person who types.
-func withdrawRefused(v voice, err error) error {
-	var problem *client.Problem
-	if signed, ok := v.(*client.Session); ok && errors.As(err, &problem) && !problem.Outage() {
-		return errors.Join(err, signed.Withdraw())
+// callAnew makes a step. An earlier one that the framework refused for certain is withdrawn first, since each invocation
+// is a new intention of the person who types; one whose outcome is unknown stays in the way.
+func callAnew(ctx context.Context, v voice, method, target, contentType string, body []byte) (*client.Answer, error) {
+	answer, err := v.Call(ctx, method, target, contentType, body)
+	signed, ok := v.(*client.Session)
+	var pending *client.PendingError
+	if !ok || !errors.As(err, &pending) || !pending.Refused {
+		return answer, err
 	}
-	return err
+	if err := signed.Withdraw(); err != nil {
+		return nil, err
+	}
+	return signed.Call(ctx, method, target, contentType, body)
 }
 
 // print shows an answer: its body on standard output, what the network says about it on standard error.

@@ -53,6 +53,9 @@ func (c *custody) send(ctx context.Context, method, target, contentType string, 
 		if c.session != "" {
 			r.Header.Set("Tandem-Session", c.session)
 		}
+		if strings.HasSuffix(target, "/commit") {
+			r.Header.Set("Prefer", "respond-async")
+		}
 		answer, err := c.http.Do(r)
 		if err == nil {
 			defer answer.Body.Close()
@@ -153,8 +156,8 @@ func number(h http.Header, name string) int64 {
 	return n
 }
 
-// Commit hands the session to Layer 1 and waits as long as the node does.
-func (c *custody) Commit(ctx context.Context) (client.Outcome, error) {
+// CommitAsync hands the session to Layer 1, or asks again what became of that.
+func (c *custody) CommitAsync(ctx context.Context) (client.Outcome, error) {
 	answer, b, err := c.send(ctx, http.MethodPost, "/tandem/v1/sessions/"+c.session+"/commit", "application/json", []byte("{}"))
 	if err != nil {
 		return client.Outcome{}, err

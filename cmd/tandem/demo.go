@@ -147,7 +147,7 @@ func (f *demoFlags) run(cmd *cobra.Command) (err error) {
 
 // startNetwork starts a demo network in this process.
 func (f *demoFlags) startNetwork(ctx context.Context, stderr io.Writer) (*testnet.Network, error) {
-	fmt.Fprintf(stderr, "starting a network of %d validators and %d Layer 2 nodes in this process ...\n", f.validators, f.layer2)
+	fmt.Fprintf(stderr, "starting a network of %s and %s in this process ...\n", count(f.validators, "validator"), count(f.layer2, "Layer 2 node"))
 	start, cancel := context.WithTimeout(ctx, devStart)
 	defer cancel()
 	return testnet.Start(start, testnet.StartOptions{Options: demoNetwork(f.validators, f.layer2)})

@@ -139,10 +139,18 @@ func distribute(name string, took []time.Duration) distribution {
 // millis is a duration in milliseconds, to the microsecond.
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
+// count writes a number of things.
+func count(n int, thing string) string {
+	if n != 1 {
+		thing += "s"
+	}
+	return fmt.Sprintf("%d %s", n, thing)
+}
+
 // writeHead prints which network this is.
 func (r *demoReport) writeHead(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "network %s, chain %s, height %d: %d validators, %d Layer 2 nodes\n",
-		r.url, r.about.ChainID, r.about.Height, len(r.about.Validators), len(r.about.Layer2))
+	_, err := fmt.Fprintf(w, "network %s, chain %s, height %d: %s, %s\n",
+		r.url, r.about.ChainID, r.about.Height, count(len(r.about.Validators), "validator"), count(len(r.about.Layer2), "Layer 2 node"))
 	return err
 }
 

@@ -241,7 +241,7 @@ func replaceFile(path string, content []byte) (err error) {
 // voice is how one session is spoken to: signed by a key of ours, or unsigned, in custody.
 type voice interface {
 	Call(ctx context.Context, method, target, contentType string, body []byte) (*client.Answer, error)
-	Commit(ctx context.Context) (client.Outcome, error)
+	CommitAsync(ctx context.Context) (client.Outcome, error)
 	Abandon(ctx context.Context) error
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -164,7 +165,7 @@ not decided in time, this says so and exits 1; run it again to go on waiting. No
 			if err != nil {
 				return err
 			}
-			o, err := h.voice.Commit(cmd.Context())
+			o, err := commit(cmd.Context(), h.voice, place.wait)
 			if err == nil {
 				h.Status = o.Status
 			}
@@ -188,6 +189,31 @@ not decided in time, this says so and exits 1; run it again to go on waiting. No
 	place.addURL(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// commitPoll is how often a commit is asked for.
+const commitPoll = 50 * time.Millisecond
+
+// commit hands a session to Layer 1 and asks again until it is in a block or the wait is over; then the outcome says
+// that it is still committing.
+func commit(ctx context.Context, v voice, wait time.Duration) (client.Outcome, error) {
+	limit := time.NewTimer(wait)
+	defer limit.Stop()
+	pause := time.NewTicker(commitPoll)
+	defer pause.Stop()
+	for {
+		o, err := v.CommitAsync(ctx)
+		if err != nil || o.Committed() {
+			return o, err
+		}
+		select {
+		case <-pause.C:
+		case <-limit.C:
+			return o, nil
+		case <-ctx.Done():
+			return o, ctx.Err()
+		}
+	}
 }
 
 func newSessionAbandonCommand() *cobra.Command {

@@ -184,13 +184,17 @@ func TestByzantineProposals(t *testing.T) {
 	flipped := bytes.Clone(honest[1])
 	flipped[len(flipped)-1] ^= 1
 	statement := honest[0]
+	stated, err := wire.DecodeRootStatement(statement)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, txs := range map[string][][]byte{
 		"no transactions":       {},
 		"nil list":              nil,
 		"missing root":          honest[1:],
 		"wrong root":            append([][]byte{wire.RootStatement{Height: height, Root: root}.Encode()}, honest[1:]...),
 		"root of another block": {statement, honest[1]},
-		"other height":          append([][]byte{wire.RootStatement{Height: height + 1, Root: root}.Encode()}, honest[1:]...),
+		"other height":          append([][]byte{wire.RootStatement{Height: height + 1, Root: stated.Root}.Encode()}, honest[1:]...),
 		"two roots":             slices.Concat([][]byte{statement}, honest),
 		"root last":             append(slices.Clone(honest[1:]), statement),
 		"reordered":             {statement, honest[2], honest[1], honest[3]},

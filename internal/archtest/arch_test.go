@@ -98,6 +98,7 @@ var allowed = map[string][]string{
 	"tandem/internal/session":     {"refusal", "wire", "httpsig"},
 	"tandem/internal/layer1":      {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session"},
 	"tandem/internal/layer2":      {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session"},
+	"tandem/internal/peer":        {"wire", "ledger"},
 	"tandem/internal/httpapi":     {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer2"},
 	"tandem/receipt":              {"refusal", "wire", "httpsig", "session"},
 	"tandem/client":               {"refusal", "wire", "httpsig", "session", "receipt"},

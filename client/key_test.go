@@ -55,6 +55,19 @@ func TestKeyPassphrase(t *testing.T) {
 	if err != nil || !strings.HasPrefix(string(text), "-----BEGIN AGE ENCRYPTED FILE-----") {
 		t.Fatalf("%.60s %v", text, err)
 	}
+	plain := filepath.Join(t.TempDir(), "plain")
+	if err := k.Save(plain, ""); err != nil {
+		t.Fatal(err)
+	}
+	if text, err = os.ReadFile(plain); err != nil {
+		t.Fatal(err)
+	}
+	if text, err = encrypt(text, "correct horse", 10); err != nil { // the same, cheaper to open
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	say := func(word string) func() (string, error) { return func() (string, error) { return word, nil } }
 	if got, err := LoadKey(path, say("correct horse")); err != nil || got.DID() != k.DID() {
 		t.Errorf("%v %v", got, err)

@@ -473,3 +473,29 @@ func TestDocumented(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkStep: a custody step over TCP and back, engine included, log in memory.
+func BenchmarkStep(b *testing.B) {
+	w := newWorld(b)
+	c := &http.Client{}
+	defer c.CloseIdleConnections()
+	id := ""
+	for i := 0; b.Loop(); i++ {
+		if i%200 == 0 {
+			id = w.open()
+		}
+		r, err := http.NewRequest("GET", w.url+"/any", nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r.Header.Set("Tandem-Session", id)
+		res, err := c.Do(r)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != 200 {
+			b.Fatal(res.Status, err)
+		}
+		_ = res.Body.Close()
+	}
+}

@@ -61,8 +61,10 @@ type Options struct {
 	Custody map[string]ed25519.PrivateKey
 	// DefaultActor is whom an unsigned request that names nobody acts as; empty: such a request is refused.
 	DefaultActor string
-	Logger       *slog.Logger // default: discards
-	FS           vfs.FS       // default: the disk
+	// Events is told of what happens to sessions; nil: nobody is.
+	Events Publisher
+	Logger *slog.Logger // default: discards
+	FS     vfs.FS       // default: the disk
 	// Halt is called once, from an own goroutine, when the engine's own state is in doubt (its disk fails, its ledger
 	// contradicts itself). The node then ends the process with exit code 70. Default: logs.
 	Halt func(error)
@@ -103,6 +105,8 @@ type Answer struct {
 	Recorded bool
 	// Repeated says that the answer was stored before: this was a retry.
 	Repeated bool
+	// Hints name other open sessions that the step met; advice, not part of the signed answer, and not repeated.
+	Hints []Hint
 	// Signed holds all HTTP headers of the answer: the recorded ones, Tandem-*, Content-Digest, Signature-Input,
 	// Signature. It is owned by the caller.
 	Signed http.Header

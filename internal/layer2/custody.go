@@ -74,7 +74,9 @@ func (o *owner) begin() {
 	if err != nil {
 		o.refused = o.e.diskRefusal(err)
 		o.e.finished(o)
+		return
 	}
+	o.noteState()
 }
 
 // openedBefore answers an opening request that was used before; nil, nil if it was not.

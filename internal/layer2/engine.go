@@ -67,6 +67,7 @@ type Engine struct {
 	commits  map[*owner]struct{} // committing
 	expiring expiries
 	index    *index
+	hints    *hintIndex // has a lock of its own
 	ring     ring
 	height   int64 // newest block told by OnBlock, or the ledger's height at the start
 	time     int64
@@ -86,7 +87,7 @@ func Open(dir string, o Options) (*Engine, error) {
 		o: o, self: wire.PublicKeyOf(o.Key),
 		custody:  map[wire.PublicKey]custodian{},
 		stopping: make(chan struct{}), ticking: make(chan struct{}),
-		sessions: map[wire.SessionID]*owner{}, commits: map[*owner]struct{}{}, index: newIndex(),
+		sessions: map[wire.SessionID]*owner{}, commits: map[*owner]struct{}{}, index: newIndex(), hints: newHintIndex(),
 		advanced: make(chan struct{}),
 	}
 	e.owners.init()
@@ -363,6 +364,7 @@ func (e *Engine) OnBlock(b Block) {
 func (e *Engine) settle(o *owner, s Settled, b Block) {
 	if o == nil {
 		if _, ended, err := e.journal.get(keyPart(s.ID, partEnd)); err != nil || !ended {
+			e.noteElsewhere(s, b.Height)
 			return
 		}
 		var err error
@@ -407,6 +409,7 @@ func (e *Engine) finished(o *owner) {
 	delete(e.commits, o)
 	e.expiring.remove(o)
 	e.mu.Unlock()
+	e.hints.drop(o)
 }
 
 func (e *Engine) committing(o *owner) {
@@ -502,6 +505,9 @@ func (e *Engine) signed(a *Answer, err error) (*Answer, error) {
 	e.SignAnswer(a.Signed, a.Status, a.Body, *a)
 	if a.Recorded {
 		a.Signed.Set(HeaderEndorsements, fmt.Sprintf("%d/%d", a.Endorsements, a.Of))
+	}
+	if len(a.Hints) > 0 {
+		a.Signed.Set(HeaderHint, hintHeader(a.Hints))
 	}
 	return a, nil
 }

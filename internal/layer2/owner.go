@@ -44,6 +44,7 @@ type owner struct {
 	fault    *refusal.Refusal
 	conflict *Conflict
 	ended    *endRecord
+	hinted   hinted
 	refused  error // the opening could not be written: nobody else may use this owner
 
 	// Committing:
@@ -133,6 +134,7 @@ func (o *owner) do(acts []session.Action, payload func(session.Record) []op) (re
 			if err := o.e.journal.append(payload(a.Record)...); err != nil {
 				return nil, o.e.diskRefusal(err)
 			}
+			o.noteRecord(a.Record)
 		case session.Tell:
 			o.tell(a.State)
 		case session.Refuse:
@@ -202,10 +204,14 @@ func (o *owner) settlement() settlement {
 // answer is the stored answer of a recorded step.
 func (o *owner) answer(s *stored, repeated bool) *Answer {
 	k, n := o.machine.Endorsements(s.tx.Sequence)
+	var hints []Hint
+	if !repeated {
+		hints = o.hintsFor(s.tx.Sequence)
+	}
 	return &Answer{
 		Status: s.tx.Response.Status, Headers: s.tx.Response.Headers, Body: s.body,
 		Session: o.id, Sequence: s.tx.Sequence, Transcript: s.head, Height: s.height, Time: s.tx.Time, Originator: s.tx.Originator,
-		Endorsements: k, Of: n, Recorded: true, Repeated: repeated,
+		Endorsements: k, Of: n, Recorded: true, Repeated: repeated, Hints: hints,
 	}
 }
 

@@ -202,6 +202,7 @@ func (o *owner) refresh(always bool) error {
 			return o.different(diff, was, v.Height())
 		}
 		if o.e.register(o, o.overlay.Reads(), nil, true) {
+			o.e.hints.replace(o, o.overlay.Changes())
 			return nil
 		}
 	}

@@ -120,6 +120,7 @@ func (o *owner) execute(req *wire.Request, sequence uint64) (*Answer, error) {
 		if !o.e.register(o, child.Reads(), o.overlay.Reads(), false) {
 			continue // a block came meanwhile and changed what the step has read
 		}
+		o.hint(sequence, child)
 		return o.record(s, child, size)
 	}
 	return nil, refusal.New(refusal.Overloaded, "blocks change what this step reads faster than it can be run").With("retry_after_seconds", 1)

@@ -206,7 +206,7 @@ func (c *chain) Status(context.Context) (httpapi.Status, error) {
 		}
 		for _, n := range nodes {
 			if !n.Removed {
-				out.Layer2 = append(out.Layer2, httpapi.Layer2Node{Key: n.Key.DID(), Organisation: n.Organisation, URL: n.Address})
+				out.Layer2 = append(out.Layer2, httpapi.Layer2Node{Key: n.Key.DID(), Organisation: n.Organisation, URL: n.URL})
 			}
 		}
 	}

@@ -28,7 +28,22 @@ type Answer struct {
 // since 1970. a.Originator is set from priv.
 func SignAnswer(priv ed25519.PrivateKey, created int64, a Answer, h http.Header) {
 	a.Originator = wire.PublicKeyOf(priv)
-	signature := wire.Signature(ed25519.Sign(priv, answerBase(a, created)))
+	SetAnswer(a, SealAnswer(priv, created, a), h)
+}
+
+// SealAnswer signs a with the originator's key, at created (seconds since 1970), and returns the signature apart from
+// the headers, so that another node can give the same signed answer. a.Originator must be the key's public half.
+func SealAnswer(priv ed25519.PrivateKey, created int64, a Answer) wire.Seal {
+	return wire.Seal{Created: created, Signature: wire.Signature(ed25519.Sign(priv, answerBase(a, created)))}
+}
+
+// VerifySeal checks that a.Originator sealed a. Errors: key-weak, signature-invalid.
+func VerifySeal(a Answer, seal wire.Seal) error {
+	return wire.VerifySignature(a.Originator, answerBase(a, seal.Created), seal.Signature)
+}
+
+// SetAnswer sets the headers that [SignAnswer] sets, from a signature made before.
+func SetAnswer(a Answer, seal wire.Seal, h http.Header) {
 	h.Set(HeaderContentDigest, ContentDigest(a.Body))
 	h.Set(HeaderSession, a.Session.String())
 	h.Set(HeaderSequence, strconv.FormatUint(a.Sequence, 10))
@@ -36,8 +51,8 @@ func SignAnswer(priv ed25519.PrivateKey, created int64, a Answer, h http.Header)
 	h.Set(HeaderHeight, strconv.FormatInt(a.Height, 10))
 	h.Set(HeaderTime, strconv.FormatInt(a.Time, 10))
 	h.Set(HeaderOriginator, a.Originator.DID())
-	h.Set(HeaderSignatureInput, string(appendParams([]byte(Label+"="), answerComponents, created, a.Originator, TagAnswer)))
-	h.Set(HeaderSignature, signatureValue(signature))
+	h.Set(HeaderSignatureInput, string(appendParams([]byte(Label+"="), answerComponents, seal.Created, a.Originator, TagAnswer)))
+	h.Set(HeaderSignature, signatureValue(seal.Signature))
 }
 
 // VerifyAnswer reads and verifies a signed answer: strict profile, digest of the body, signature by the key that

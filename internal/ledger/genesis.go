@@ -57,7 +57,8 @@ type GenesisActor struct {
 type GenesisNode struct {
 	Key          wire.PublicKey `json:"key"`
 	Organisation string         `json:"organisation"`
-	Address      string         `json:"address,omitempty"`
+	Address      string         `json:"address,omitempty"` // host:port, for its peers
+	URL          string         `json:"url,omitempty"`     // for clients
 }
 
 // Bounds of the parameters.
@@ -160,7 +161,7 @@ func (g Genesis) check() error {
 			return refusal.New(refusal.GenesisInvalid, "%s: key %s occurs twice", where, n.Key.DID())
 		}
 		nodes[n.Key] = true
-		if err := cmp.Or(checkText("organisation", n.Organisation), checkText("address", n.Address)); err != nil {
+		if err := cmp.Or(checkText("organisation", n.Organisation), checkText("address", n.Address), checkText("url", n.URL)); err != nil {
 			return refusal.New(refusal.GenesisInvalid, "%s: %s", where, detail(err))
 		}
 	}
@@ -227,7 +228,7 @@ func Apply(g Genesis, svc tandem.Service, w *state.Overlay) error {
 		register(w, a.ID, a.Organisation, a.Roles, a.Keys, a.Delegates)
 	}
 	for _, n := range g.Tandem.Layer2 {
-		write(w, layer2Key(n.Key), nodeRecord{Organisation: n.Organisation, Address: n.Address})
+		write(w, layer2Key(n.Key), nodeRecord{Organisation: n.Organisation, Address: n.Address, URL: n.URL})
 	}
 	return seed(g, svc, w)
 }

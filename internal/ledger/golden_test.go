@@ -29,7 +29,7 @@ func TestGoldenRecords(t *testing.T) {
 		MaxSessionMillis: 3600000, MaxSteps: 1024, StepOperations: 100000, StepBytes: 67108864,
 	})
 	register(o, "OPR-001", "Warehouse Ltd", []string{"operator", "admin"}, []wire.PublicKey{k}, []wire.PublicKey{node})
-	write(o, layer2Key(node), nodeRecord{Organisation: "Warehouse Ltd", Address: "10.0.0.1:9000"})
+	write(o, layer2Key(node), nodeRecord{Organisation: "Warehouse Ltd", Address: "10.0.0.1:9000", URL: "https://l2.warehouse.example"})
 	Settle(o, id, Settled{
 		Height: 42, Actor: "OPR-001", Transaction: wire.Digest(fill(0xbb, 32)), Head: wire.Digest(fill(0xcc, 32)), Steps: 6, Time: 1700000000123,
 	}, &old)

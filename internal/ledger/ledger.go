@@ -18,6 +18,7 @@
 package ledger
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 
@@ -70,7 +71,8 @@ type Key struct {
 type Node struct {
 	Key          wire.PublicKey
 	Organisation string
-	Address      string // where its peers reach it; may be empty
+	Address      string // host:port, where its peers reach it; may be empty
+	URL          string // where clients reach it; may be empty
 	Removed      bool   // answers nothing any more; kept so that old sessions can be understood
 }
 
@@ -190,11 +192,14 @@ func Layer2(r state.Reader) ([]Node, error) {
 			return nil, err
 		}
 		nodes = append(nodes, Node{
-			Key: wire.PublicKey(e.Key[len(layer2Prefix):]), Organisation: rec.Organisation, Address: rec.Address, Removed: rec.Removed,
+			Key: wire.PublicKey(e.Key[len(layer2Prefix):]), Organisation: rec.Organisation, Address: rec.Address, URL: rec.URL, Removed: rec.Removed,
 		})
 	}
 	return nodes, nil
 }
+
+// IsLayer2 reports whether a key of the state belongs to the Layer 2 list.
+func IsLayer2(key []byte) bool { return bytes.HasPrefix(key, []byte(layer2Prefix)) }
 
 // SettledOf reads a session's settled record; ok is false when the session was not committed.
 func SettledOf(r Reader, id wire.SessionID) (Settled, bool, error) {

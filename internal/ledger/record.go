@@ -49,6 +49,7 @@ type (
 		_            struct{} `cbor:",toarray"`
 		Organisation string
 		Address      string
+		URL          string
 		Removed      bool
 	}
 	settledRecord struct {

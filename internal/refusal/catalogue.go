@@ -66,6 +66,7 @@ const (
 	NotFound             Code = "not-found"
 	OriginatorUnknown    Code = "originator-unknown"
 	Overloaded           Code = "overloaded"
+	PositionTaken        Code = "position-taken"
 	Quarantined          Code = "quarantined"
 	Replayed             Code = "replayed"
 	ResponseDiffers      Code = "response-differs"
@@ -87,6 +88,7 @@ const (
 	Superseded           Code = "superseded"
 	TransactionNotFound  Code = "transaction-not-found"
 	TransactionTooLarge  Code = "transaction-too-large"
+	TranscriptMissing    Code = "transcript-missing"
 	UnknownKind          Code = "unknown-kind"
 	UnsupportedMediaType Code = "unsupported-media-type"
 	WriteInRead          Code = "write-in-read"
@@ -221,6 +223,9 @@ var catalogue = [...]Entry{
 	{Overloaded, 503, KindOutage, "The node is overloaded",
 		"More requests or sessions are under way than this node's limits allow.",
 		"Try again after the time in Retry-After, or use another node."},
+	{PositionTaken, 409, KindConflict, "Another variant of the step is here",
+		"The same signed request was answered by two nodes, each at a time of its own. The client's next signature chooses one.",
+		"Go on from the answer you have; a node that has the other variant then takes yours over."},
 	{Quarantined, 503, KindOutage, "The session is in quarantine",
 		"The session's replay failed at this validator a short while ago, so it leaves the session out of its proposals for some blocks. The fields name step and field.",
 		"Wait, or open a session that supersedes this one; if it happens again the handler of the step named is not deterministic."},
@@ -250,7 +255,7 @@ var catalogue = [...]Entry{
 		"Commit this session and go on in a new one."},
 	{SessionNotFound, 404, KindRefusal, "No such session",
 		"This node does not know the session: the id is wrong, or the session was opened at a node that is not reachable.",
-		"Check the id; ask the node that opened the session."},
+		"Check the id; upload the transcript (PUT /tandem/v1/sessions/{id}), or ask another node."},
 	{SessionTooLarge, 409, KindRefusal, "The session is too large for a block",
 		"The session's requests and responses do not fit one Layer 1 transaction of 1 MiB together with what a block needs.",
 		"Commit work in smaller sessions."},
@@ -284,6 +289,9 @@ var catalogue = [...]Entry{
 	{TransactionTooLarge, 413, KindRefusal, "The transaction is too large",
 		"A Layer 1 transaction may have 1 MiB.",
 		"Commit work in smaller sessions."},
+	{TranscriptMissing, 409, KindConflict, "Steps of the session are missing at this node",
+		"The request signs over steps that this node does not have, and no node that it can reach has them.",
+		"Upload the transcript: PUT /tandem/v1/sessions/{id}; then send the request again."},
 	{UnknownKind, 400, KindRefusal, "Unknown kind of transaction",
 		"The bytes are no session commit. Clients send sessions; root statements come only from a block's proposer.",
 		"Send a session commit in the form of docs/format/session.md."},

@@ -13,6 +13,8 @@ package session
 
 import (
 	"fmt"
+	"math/bits"
+	"slices"
 
 	"tandem/internal/refusal"
 	"tandem/internal/wire"
@@ -20,12 +22,15 @@ import (
 
 // Policy says whose endorsements count and how many a step waits for.
 type Policy struct {
-	// Nodes are the Layer 2 nodes that are asked, this node included, each once.
+	// Nodes are the Layer 2 nodes that are asked, this node included, each once; at most [MaxNodes].
 	Nodes []wire.PublicKey
 	// Need is the number of endorsements, this node's included, after which a step is answered without further waiting:
 	// 1 to len(Nodes).
 	Need int
 }
+
+// MaxNodes bounds the Layer 2 nodes that one session ever hears of.
+const MaxNodes = 64
 
 // Transition is a row of the table.
 type Transition struct {
@@ -63,6 +68,8 @@ func legal(from, to State) bool {
 type Machine struct {
 	self    wire.PublicKey
 	policy  Policy
+	nodes   []wire.PublicKey // all that this session has heard of; a node's index is its bit
+	asked   uint64           // the policy's nodes
 	state   State
 	start   wire.Digest // T_0
 	expires int64       // milliseconds since 1970
@@ -78,8 +85,7 @@ type position struct {
 	request wire.Digest
 	head    wire.Digest
 	time    int64
-	heard   map[wire.PublicKey]bool // endorsements (true) and dissents (false) so far; nil once answered
-	yes     uint16                  // endorsements
+	yes, no uint64 // who endorses it, who cannot: bits of Machine.nodes
 	replied bool
 	late    bool // the wait for endorsements is over
 	twice   bool // a second signed request for this position is kept as evidence
@@ -95,14 +101,34 @@ type Refused struct {
 // New returns the machine of a session just opened: start is T_0, expires milliseconds since 1970. It panics if the policy
 // cannot be met or leaves self out.
 func New(self wire.PublicKey, policy Policy, start wire.Digest, expires int64) *Machine {
-	found := false
+	m := &Machine{self: self, state: Open, start: start, expires: expires}
+	m.setPolicy(policy)
+	return m
+}
+
+// setPolicy panics if the policy cannot be met or leaves this node out: whoever makes policies sees to that.
+func (m *Machine) setPolicy(policy Policy) {
+	m.asked = 0
 	for _, n := range policy.Nodes {
-		found = found || n == self
+		m.asked |= m.bit(n)
 	}
-	if !found || policy.Need < 1 || policy.Need > len(policy.Nodes) {
-		panic(fmt.Sprintf("session: policy needs %d of %d nodes, self among them: %v", policy.Need, len(policy.Nodes), found))
+	if m.asked&m.bit(m.self) == 0 || policy.Need < 1 || policy.Need > len(policy.Nodes) {
+		panic(fmt.Sprintf("session: policy needs %d of %d nodes, self among them: %v", policy.Need, len(policy.Nodes), m.asked&m.bit(m.self) != 0))
 	}
-	return &Machine{self: self, policy: policy, state: Open, start: start, expires: expires}
+	m.policy = policy
+}
+
+// bit returns the node's bit, 0 for one more than MaxNodes.
+func (m *Machine) bit(node wire.PublicKey) uint64 {
+	i := slices.Index(m.nodes, node)
+	if i < 0 {
+		if len(m.nodes) == MaxNodes {
+			return 0
+		}
+		i = len(m.nodes)
+		m.nodes = append(m.nodes, node)
+	}
+	return 1 << i
 }
 
 // State returns where the session stands.
@@ -132,7 +158,21 @@ func (m *Machine) Time() int64 {
 
 // Endorsements returns how many nodes endorse a recorded step, and of how many.
 func (m *Machine) Endorsements(sequence uint64) (k, n int) {
-	return int(m.steps[sequence-1].yes), len(m.policy.Nodes)
+	return m.endorsed(&m.steps[sequence-1]), len(m.policy.Nodes)
+}
+
+func (m *Machine) endorsed(p *position) int { return bits.OnesCount64(p.yes & m.asked) }
+
+// Waiting returns the nodes that are asked about the step and have said nothing yet.
+func (m *Machine) Waiting(sequence uint64) []wire.PublicKey {
+	p := &m.steps[sequence-1]
+	var silent []wire.PublicKey
+	for _, n := range m.policy.Nodes {
+		if m.bit(n)&(p.yes|p.no) == 0 {
+			silent = append(silent, n)
+		}
+	}
+	return silent
 }
 
 // Fault returns why the session cannot be committed although it is open; empty if there is no fault.
@@ -154,6 +194,12 @@ func (m *Machine) Step(msg Message) []Action {
 		return m.stepRequested(msg)
 	case Executed:
 		return m.executed(msg)
+	case Replicated:
+		return m.replicated(msg)
+	case Reproduced:
+		return m.reproduced(msg)
+	case PolicyChanged:
+		return m.policyChanged(msg)
 	case Endorsed:
 		return m.voted(msg, msg.Sequence, msg.Node, true, msg.Head)
 	case Dissented:
@@ -189,6 +235,10 @@ func (m *Machine) Restore(r Record) error {
 		if m.state != Open {
 			return fmt.Errorf("step %d in state %s", r.Sequence, m.state)
 		}
+	case EndorsementRecord:
+		if r.Sequence == 0 || r.Sequence > m.Len() || r.Head != m.HeadAt(r.Sequence) {
+			return fmt.Errorf("an endorsement of another step %d of %d", r.Sequence, m.Len())
+		}
 	case CommitRecord:
 		if !legal(m.state, Committing) {
 			return fmt.Errorf("commit in state %s", m.state)
@@ -211,7 +261,7 @@ func (m *Machine) Restore(r Record) error {
 	m.apply(r)
 	if s, ok := r.(StepRecord); ok {
 		p := &m.steps[s.Sequence-1]
-		p.yes, p.replied, p.heard = 1, true, nil // on this disk: this node endorses it, and whoever asks again gets it
+		p.yes, p.replied = p.yes|m.bit(m.self), true // on this disk: this node endorses it, and whoever asks again gets it
 	}
 	return nil
 }
@@ -220,7 +270,12 @@ func (m *Machine) Restore(r Record) error {
 func (m *Machine) apply(r Record) {
 	switch r := r.(type) {
 	case StepRecord:
+		if r.Sequence == m.Len() { // in the place of its other variant
+			m.steps = m.steps[:r.Sequence-1]
+		}
 		m.steps = append(m.steps, position{request: r.Request, head: r.Head, time: r.Time})
+	case EndorsementRecord:
+		m.steps[r.Sequence-1].yes |= m.bit(r.Node)
 	case CommitRecord:
 		m.move(Committing)
 		m.commit = r.Request
@@ -305,6 +360,8 @@ func (m *Machine) misplaced(msg Message, sequence uint64, transcript wire.Digest
 	switch {
 	case sequence == 0:
 		return m.refuse(msg, refusal.WrongSequence, "sequences count from 1; the next is %d", n+1)
+	case m.mayFetch() && (sequence > n+1 || sequence == n+1 && n > 0 && transcript != m.Head()):
+		return []Action{Seek{max(1, n)}}
 	case sequence > n+1:
 		return m.refuse(msg, refusal.WrongSequence,
 			"sequence %d, but this node has %d steps: a step is missing here that the client has seen or not sent", sequence, n)
@@ -325,9 +382,8 @@ func (m *Machine) executed(msg Executed) []Action {
 	if msg.Time < m.Time() {
 		panic("session: a step's time lies before the step before it")
 	}
-	r := StepRecord{msg.Sequence, msg.Request, msg.Head, msg.Time}
+	r := StepRecord{msg.Sequence, msg.Request, msg.Head, msg.Time, m.self}
 	m.apply(r)
-	m.steps[msg.Sequence-1].heard = make(map[wire.PublicKey]bool, len(m.policy.Nodes))
 	acts := []Action{Persist{r}}
 	if len(m.policy.Nodes) > 1 {
 		acts = append(acts, Send{msg.Sequence})
@@ -335,30 +391,86 @@ func (m *Machine) executed(msg Executed) []Action {
 	return acts
 }
 
+// mayFetch reports whether there is another node that may have what this one lacks.
+func (m *Machine) mayFetch() bool { return len(m.policy.Nodes) > 1 }
+
+func (m *Machine) replicated(msg Replicated) []Action {
+	n := m.Len()
+	if msg.Sequence >= 1 && msg.Sequence <= n {
+		p := &m.steps[msg.Sequence-1]
+		switch {
+		case p.head == msg.Head:
+			return []Action{Vouch{msg.Sequence}}
+		case p.request == msg.Request:
+			return m.refuse(msg, refusal.PositionTaken, "this node has step %d as another node answered it", msg.Sequence)
+		case msg.Previous != m.HeadAt(msg.Sequence-1):
+			return m.refuse(msg, refusal.WrongTranscript, "step %d signs over another transcript than this node has", msg.Sequence)
+		}
+		no := m.refuse(msg, refusal.Equivocation, "step %d of this session is taken by another signed request; both are kept", msg.Sequence)
+		if p.twice {
+			return no
+		}
+		r := EvidenceRecord{msg.Sequence, msg.Request}
+		m.apply(r)
+		return append([]Action{Persist{r}}, no...)
+	}
+	switch {
+	case m.state != Open:
+		return m.closed(msg)
+	case m.fault != "":
+		return m.refuse(msg, m.fault, "run again, the session gives other responses to the same questions")
+	case msg.Sequence == 0:
+		return m.refuse(msg, refusal.WrongSequence, "sequences count from 1")
+	case msg.Sequence == n+1 && msg.Previous == m.Head():
+		return []Action{Execute{msg.Sequence}}
+	case msg.Sequence == 1:
+		return m.refuse(msg, refusal.WrongTranscript, "step 1 signs over another opening")
+	}
+	return []Action{Seek{max(1, n)}}
+}
+
+func (m *Machine) reproduced(msg Reproduced) []Action {
+	n := m.Len()
+	if m.state != Open || msg.Sequence != n+1 && (msg.Sequence != n || n == 0) {
+		panic(fmt.Sprintf("session: step %d reproduced in state %s with %d steps", msg.Sequence, m.state, n))
+	}
+	if msg.Sequence > 1 && msg.Time < m.steps[msg.Sequence-2].time {
+		panic("session: a step's time lies before the step before it")
+	}
+	r := StepRecord(msg)
+	m.apply(r)
+	p := &m.steps[msg.Sequence-1]
+	p.yes, p.replied = m.bit(msg.Originator), true // it has been answered where it was originated
+	return []Action{Persist{r}}
+}
+
+func (m *Machine) policyChanged(msg PolicyChanged) []Action {
+	m.setPolicy(msg.Policy)
+	if m.Len() == 0 {
+		return nil
+	}
+	return m.answer(m.Len())
+}
+
 func (m *Machine) voted(msg Message, sequence uint64, node wire.PublicKey, yes bool, head wire.Digest) []Action {
 	if sequence == 0 || sequence > m.Len() {
 		return m.refuse(msg, refusal.WrongSequence, "a vote on step %d, but there are %d", sequence, m.Len())
 	}
-	known := false
-	for _, n := range m.policy.Nodes {
-		known = known || n == node
-	}
-	if !known {
+	bit := m.bit(node)
+	if bit&m.asked == 0 {
 		return m.refuse(msg, refusal.OriginatorUnknown, "a vote of %s, which is not asked", node)
 	}
 	p := &m.steps[sequence-1]
 	if yes && head != p.head {
 		return m.refuse(msg, refusal.WrongTranscript, "%s endorses another step %d", node, sequence)
 	}
-	if p.heard == nil { // all were heard, or the step was restored from disk
+	switch {
+	case p.yes&bit != 0: // it counts once, and is not taken back
 		return nil
-	}
-	if _, twice := p.heard[node]; twice {
-		return nil
-	}
-	p.heard[node] = yes
-	if yes {
-		p.yes++
+	case yes:
+		p.yes, p.no = p.yes|bit, p.no&^bit
+	default:
+		p.no |= bit
 	}
 	return m.answer(sequence)
 }
@@ -374,17 +486,14 @@ func (m *Machine) waitOver(msg WaitOver) []Action {
 // answer answers a step if this node has it on disk and nothing is worth waiting for any more.
 func (m *Machine) answer(sequence uint64) []Action {
 	p := &m.steps[sequence-1]
-	own := p.heard[m.self]
-	all := len(p.heard) == len(m.policy.Nodes)
-	enough := all || p.late || int(p.yes) >= m.policy.Need
-	if all {
-		p.heard = nil
-	}
+	own := p.yes&m.bit(m.self) != 0
+	all := (p.yes|p.no)&m.asked == m.asked
+	enough := all || p.late || m.endorsed(p) >= m.policy.Need
 	if p.replied || !own || !enough {
 		return nil
 	}
 	p.replied = true
-	return []Action{Reply{sequence, int(p.yes), len(m.policy.Nodes)}}
+	return []Action{Reply{sequence, m.endorsed(p), len(m.policy.Nodes)}}
 }
 
 func (m *Machine) commitRequested(msg CommitRequested) []Action {

@@ -39,6 +39,28 @@ type Dissented struct {
 	Reason   refusal.Code
 }
 
+// Replicated is a step that another node has originated and asks this one to endorse; the client's signature over it, at
+// this place, is verified by the caller.
+type Replicated struct {
+	Sequence uint64
+	Previous wire.Digest // the head that the client's request signs over
+	Request  wire.Digest
+	Head     wire.Digest
+}
+
+// Reproduced says that this node has run a step of another originator's and got the recorded response. It goes behind the
+// last step or, when the client has signed over it, in the place of the last step's other variant.
+type Reproduced struct {
+	Sequence   uint64
+	Request    wire.Digest
+	Head       wire.Digest
+	Time       int64
+	Originator wire.PublicKey
+}
+
+// PolicyChanged says that the ledger's list of nodes, or the number to wait for, has changed.
+type PolicyChanged struct{ Policy Policy }
+
 // WaitOver says that the time to wait for endorsements of a step is over: it is answered with those there are.
 type WaitOver struct{ Sequence uint64 }
 
@@ -78,6 +100,9 @@ func (StepRequested) name() string    { return "step-requested" }
 func (Executed) name() string         { return "executed" }
 func (Endorsed) name() string         { return "endorsed" }
 func (Dissented) name() string        { return "dissented" }
+func (Replicated) name() string       { return "replicated" }
+func (Reproduced) name() string       { return "reproduced" }
+func (PolicyChanged) name() string    { return "policy-changed" }
 func (WaitOver) name() string         { return "wait-over" }
 func (CommitRequested) name() string  { return "commit-requested" }
 func (Rechecked) name() string        { return "rechecked" }
@@ -106,6 +131,13 @@ type Persist struct{ Record Record }
 
 // Send asks to send the step to the other nodes for simulation consensus. It may run beside Persist.
 type Send struct{ Sequence uint64 }
+
+// Vouch asks to send this node's endorsement of a step that it has already.
+type Vouch struct{ Sequence uint64 }
+
+// Seek asks to get the session's steps from From on, from another node or from the client: this node lacks a step that the
+// client has signed over, or has another variant of the last one. If they cannot be had, the request is refused.
+type Seek struct{ From uint64 }
 
 // Reply asks to answer the step's client: so many of so many nodes endorse it.
 type Reply struct {
@@ -137,6 +169,8 @@ func (Replay) action()  {}
 func (Join) action()    {}
 func (Persist) action() {}
 func (Send) action()    {}
+func (Vouch) action()   {}
+func (Seek) action()    {}
 func (Reply) action()   {}
 func (Recheck) action() {}
 func (Submit) action()  {}
@@ -155,6 +189,16 @@ type StepRecord struct {
 	Request  wire.Digest
 	Head     wire.Digest
 	Time     int64
+	// Originator is the node that ran the step first.
+	Originator wire.PublicKey
+}
+
+// EndorsementRecord is another node's endorsement of a recorded step. It need not be on disk before anything else is done:
+// lost, it can be had again.
+type EndorsementRecord struct {
+	Sequence uint64
+	Node     wire.PublicKey
+	Head     wire.Digest
 }
 
 // CommitRecord says that the session is being committed with this signed request.
@@ -176,8 +220,9 @@ type EndRecord struct {
 	Transaction wire.Digest // when committed
 }
 
-func (StepRecord) record()     {}
-func (CommitRecord) record()   {}
-func (FaultRecord) record()    {}
-func (EvidenceRecord) record() {}
-func (EndRecord) record()      {}
+func (StepRecord) record()        {}
+func (EndorsementRecord) record() {}
+func (CommitRecord) record()      {}
+func (FaultRecord) record()       {}
+func (EvidenceRecord) record()    {}
+func (EndRecord) record()         {}

@@ -59,6 +59,7 @@ type Engine struct {
 	params   atomic.Pointer[ledger.Parameters]
 	numbers  atomic.Uint64 // of ended sessions, the last one given
 	kept     atomic.Int64  // ended sessions on disk
+	previews atomic.Int64  // being worked on
 	counts   counts
 	late     atomic.Int64 // a height that OnBlock did not tell of in time; see newest
 

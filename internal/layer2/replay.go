@@ -216,14 +216,7 @@ func (o *owner) different(d *difference, was, height int64) error {
 		r := refusal.New(d.code, "%s", d.explains).With("step", d.step).With("field", d.field)
 		return o.faulted(r, d.step, d.field)
 	}
-	c := &Conflict{
-		Code: d.code, Step: d.step, Field: d.field, Height: height, Detail: d.explains, Keys: []string{},
-		OldStatus: d.old.tx.Response.Status, OldDigest: d.old.tx.Response.Body, OldBody: clip(d.old.body),
-	}
-	if d.code == refusal.Conflict {
-		c.NewStatus, c.NewDigest, c.NewBody = d.status, wire.Sum(d.body), clip(d.body)
-	}
-	o.e.nameWinner(c, d, was)
+	c := o.e.conflictOf(d, was, height)
 	o.conflict = c
 	o.e.counts.conflicts.Add(1)
 	rest, err := o.do(o.machine.Step(session.ConflictFound{Height: height}), o.payload)
@@ -233,6 +226,19 @@ func (o *owner) different(d *difference, was, height int64) error {
 	_ = rest
 	o.e.o.Logger.Info("session conflicted", "session", o.id, "step", d.step, "field", d.field, "keys", c.Keys, "winner", c.Winner, "height", c.Height)
 	return c.refusal(o.id)
+}
+
+// conflictOf puts a difference into words: found on the state at height, from a state at was.
+func (e *Engine) conflictOf(d *difference, was, height int64) *Conflict {
+	c := &Conflict{
+		Code: d.code, Step: d.step, Field: d.field, Height: height, Detail: d.explains, Keys: []string{},
+		OldStatus: d.old.tx.Response.Status, OldDigest: d.old.tx.Response.Body, OldBody: clip(d.old.body),
+	}
+	if d.code == refusal.Conflict {
+		c.NewStatus, c.NewDigest, c.NewBody = d.status, wire.Sum(d.body), clip(d.body)
+	}
+	e.nameWinner(c, d, was)
+	return c
 }
 
 // faulted records that the session cannot be committed, and why.

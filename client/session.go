@@ -249,10 +249,15 @@ func checkCall(target, path string) error {
 	if err := checkTarget(target); err != nil {
 		return err
 	}
-	if strings.HasPrefix(path, "/tandem/") && path != "/tandem/v1/actors" && !strings.HasPrefix(path, "/tandem/v1/actors/") {
-		return fmt.Errorf("%s is no service route and no step; of the framework's routes only /tandem/v1/actors are", path)
+	if !strings.HasPrefix(path, "/tandem/") {
+		return nil
 	}
-	return nil
+	for _, ours := range []string{"/tandem/v1/actors", "/tandem/v1/layer2"} {
+		if path == ours || strings.HasPrefix(path, ours+"/") {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is no service route and no step; of the framework's routes only /tandem/v1/actors and /tandem/v1/layer2 are", path)
 }
 
 // sign makes the request for the session's next position pending.

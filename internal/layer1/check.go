@@ -39,9 +39,10 @@ type Effects struct {
 // Check is the one judgement on a Layer 1 transaction, made in every phase. It is pure and total: for any bytes, on any
 // state, it either applies the transaction's effects to o (the replayed writes and the session's settled record) and
 // describes them, or leaves o's writes as they were and says why not. What it checks, in this order: size, canonical
-// bytes, parameters, chain id, fingerprint, that the session is not settled or superseded, not expired, its key
+// bytes, parameters, chain id, fingerprint, that the session is not closed or superseded and the commit goes
+// on where the one before it ended, not expired, its key
 // registered and not revoked (on o, so after the transactions before it in the block), every signature and the whole
-// transcript, that every originator is on the Layer 2 list, the steps' times, and that replaying each step gives
+// transcript, that every originator is or was on the Layer 2 list, the steps' times, and that replaying each step gives
 // exactly the recorded response.
 //
 // The actor is the one the key speaks for before the first step; a session that revokes its own key still runs to its
@@ -62,6 +63,7 @@ type inspected struct {
 	params ledger.Parameters
 	proven session.Proven
 	actor  tandem.Actor
+	last   int64 // time of the last step, 0 without steps
 }
 
 // inspect is Check without the replay. In CheckTx, where the block that will hold the transaction does not exist yet,
@@ -77,7 +79,7 @@ func inspect(rules Rules, r state.Reader, slot Slot, tx []byte, waiting bool) (*
 		return nil, err
 	}
 	if n := uint64(len(e.commit.Transactions)); n > in.params.MaxSteps {
-		return nil, in.refuse(refusal.SessionFull, "the session has %d steps, the ledger allows %d", n, in.params.MaxSteps)
+		return nil, in.refuse(refusal.SessionFull, "the session commit has %d steps, the ledger allows %d", n, in.params.MaxSteps)
 	}
 	if e.body.ChainID != in.params.ChainID {
 		return nil, in.refuse(refusal.WrongChain, "the session is for chain %q, this is %q", e.body.ChainID, in.params.ChainID).With("field", "chain_id")
@@ -105,7 +107,7 @@ func inspect(rules Rules, r state.Reader, slot Slot, tx []byte, waiting bool) (*
 		if i > 0 && t.Originator == e.commit.Transactions[i-1].Originator {
 			continue
 		}
-		if err := ledger.Originator(r, t.Originator); err != nil {
+		if err := ledger.Originated(r, t.Originator); err != nil {
 			return nil, in.at(in.about(err), t.Sequence, "originator")
 		}
 	}
@@ -132,8 +134,14 @@ func (in *inspected) unsettled(r state.Reader) error {
 		if err != nil {
 			return err
 		}
-		if settled {
+		// A session that has a checkpoint is a fact, so nothing takes its place any more.
+		if settled && (s.Final || i > 0) {
 			return in.refuse(refusal.AlreadySettled, "%s is in block %d", whose, s.Height).With("settled", id.String()).With("height", s.Height)
+		}
+		if i == 0 {
+			if err := in.goesOn(s, settled); err != nil {
+				return err
+			}
 		}
 		if !ok {
 			continue // nobody's key: ActorOf refuses it
@@ -142,9 +150,27 @@ func (in *inspected) unsettled(r state.Reader) error {
 		if err != nil {
 			return err
 		}
-		if superseded {
+		if superseded && by != in.id { // by == in.id: by an earlier checkpoint of this session
 			return in.refuse(refusal.Superseded, "%s was superseded by %s", whose, by).With("superseded", id.String()).With("by", by.String())
 		}
+	}
+	return nil
+}
+
+// goesOn checks that the commit starts where the ledger's record of the session ends; see the argument in
+// internal/session/checkpoint.go. Of all commits of a session that start at one point, so one at most is accepted.
+func (in *inspected) goesOn(s ledger.Settled, settled bool) error {
+	var next wire.Start
+	if settled {
+		next = s.Next()
+	}
+	if start := in.commit.Start; start != next {
+		return in.refuse(refusal.WrongStart, "the commit goes on from step %d, the ledger has %d steps of the session in %d checkpoints",
+			start.Sequence, next.Sequence, next.Checkpoints).With("field", "start").With("settled_steps", next.Sequence)
+	}
+	in.last = s.StepTime
+	if t := in.commit.Transactions; len(t) > 0 && t[0].Time < s.StepTime {
+		return in.at(in.refuse(refusal.WrongTime, "the step's time, %d, is before that of the step before it, %d", t[0].Time, s.StepTime), t[0].Sequence, "time")
 	}
 	return nil
 }
@@ -179,10 +205,18 @@ func replay(ctx context.Context, rules Rules, o *state.Overlay, slot Slot, in *i
 			return Effects{}, err
 		}
 	}
-	ledger.Settle(own, in.id, ledger.Settled{
+	settled := ledger.Settled{
 		Height: slot.Height, Actor: in.actor.ID, Transaction: in.hash, Head: in.proven.Head,
-		Steps: uint64(len(in.commit.Transactions)), Time: slot.Time,
-	}, in.body.Supersedes)
+		Steps: in.proven.Steps, Time: slot.Time, Checkpoints: in.proven.Start.Checkpoints, StepTime: in.last, Final: in.proven.Final,
+	}
+	if n := len(in.commit.Transactions); n > 0 {
+		settled.StepTime = in.commit.Transactions[n-1].Time
+	}
+	if !settled.Final {
+		settled.Checkpoints++
+	}
+	ledger.Settle(own, in.id, settled, in.body.Supersedes)
+	eff.Session.Part, eff.Session.Steps, eff.Session.Head, eff.Session.Final = in.proven.Start.Checkpoints+1, settled.Steps, settled.Head, settled.Final
 	for _, c := range own.Changes() {
 		eff.Session.Keys = append(eff.Session.Keys, c.Key)
 	}

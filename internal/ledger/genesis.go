@@ -151,6 +151,9 @@ func (g Genesis) check() error {
 			keys[k] = a.ID
 		}
 	}
+	if n := len(g.Tandem.Layer2); n > MaxLayer2 {
+		return refusal.New(refusal.GenesisInvalid, "tandem.layer2: %d nodes, at most %d are allowed", n, MaxLayer2)
+	}
 	nodes := map[wire.PublicKey]bool{}
 	for i, n := range g.Tandem.Layer2 {
 		where := fmt.Sprintf("tandem.layer2[%d]", i)

@@ -76,14 +76,23 @@ type Node struct {
 	Removed      bool   // answers nothing any more; kept so that old sessions can be understood
 }
 
-// Settled is the record of a committed session: it can never be committed again.
+// Settled is the record of what was committed of a session, as its newest commit left it. Once it is Final, nothing more of
+// the session can be committed.
 type Settled struct {
-	Height      int64       // of the block
+	Height      int64       // of the block of the newest commit
 	Actor       string      // who signed it
-	Transaction wire.Digest // hash of the Layer 1 transaction, as CometBFT computes it
-	Head        wire.Digest // final transcript head
-	Steps       uint64
-	Time        int64 // of the block, milliseconds since 1970
+	Transaction wire.Digest // hash of the newest commit's Layer 1 transaction, as CometBFT computes it
+	Head        wire.Digest // transcript head after the steps
+	Steps       uint64      // of all commits together
+	Time        int64       // of the block, milliseconds since 1970
+	Checkpoints uint64      // how many commits there were, the final one not counted
+	StepTime    int64       // of the last step, milliseconds since 1970; 0 without steps
+	Final       bool        // the session is closed; otherwise the newest commit was a checkpoint
+}
+
+// Next is the point from which the session's next commit goes on.
+func (s Settled) Next() wire.Start {
+	return wire.Start{Checkpoints: s.Checkpoints, Sequence: s.Steps, Head: s.Head}
 }
 
 // Parameters are what every node replays with. They are set at genesis and constant.
@@ -201,14 +210,17 @@ func Layer2(r state.Reader) ([]Node, error) {
 // IsLayer2 reports whether a key of the state belongs to the Layer 2 list.
 func IsLayer2(key []byte) bool { return bytes.HasPrefix(key, []byte(layer2Prefix)) }
 
-// SettledOf reads a session's settled record; ok is false when the session was not committed.
+// SettledOf reads a session's settled record; ok is false when nothing of the session was committed.
 func SettledOf(r Reader, id wire.SessionID) (Settled, bool, error) {
 	var rec settledRecord
 	ok, err := read(r, settledKey(id), &rec)
 	if err != nil || !ok {
 		return Settled{}, false, err
 	}
-	return Settled{Height: rec.Height, Actor: rec.Actor, Transaction: rec.Transaction, Head: rec.Head, Steps: rec.Steps, Time: rec.Time}, true, nil
+	return Settled{
+		Height: rec.Height, Actor: rec.Actor, Transaction: rec.Transaction, Head: rec.Head, Steps: rec.Steps, Time: rec.Time,
+		Checkpoints: rec.Checkpoints, StepTime: rec.StepTime, Final: rec.Final,
+	}, true, nil
 }
 
 // SupersededBy is the committed session of the same actor that superseded session id. Only an actor's own sessions
@@ -222,10 +234,11 @@ func SupersededBy(r Reader, id wire.SessionID, actor string) (wire.SessionID, bo
 	return rec.By, true, nil
 }
 
-// Settle records a committed session, and the session it supersedes (nil for none) as superseded by it.
+// Settle records what was committed of a session, and the session it supersedes (nil for none) as superseded by it.
 func Settle(w Writer, id wire.SessionID, s Settled, supersedes *wire.SessionID) {
 	write(w, settledKey(id), settledRecord{
 		Height: s.Height, Actor: s.Actor, Transaction: s.Transaction, Head: s.Head, Steps: s.Steps, Time: s.Time,
+		Checkpoints: s.Checkpoints, StepTime: s.StepTime, Final: s.Final,
 	})
 	if supersedes != nil {
 		write(w, supersededKey(*supersedes, s.Actor), supersededRecord{By: id})

@@ -60,6 +60,9 @@ type (
 		Head        wire.Digest
 		Steps       uint64
 		Time        int64
+		Checkpoints uint64
+		StepTime    int64
+		Final       bool
 	}
 	supersededRecord struct {
 		_  struct{} `cbor:",toarray"`

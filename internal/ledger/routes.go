@@ -19,7 +19,7 @@ const MaxPage = 100
 // maxBodyDepth bounds the nesting of the routes' JSON bodies.
 const maxBodyDepth = 4
 
-// Routes are the framework's own service handlers, all below /tandem/v1/actors. exec runs them as it runs a service's:
+// Routes are the framework's own service handlers, all below /tandem/v1/actors and /tandem/v1/layer2. exec runs them as it runs a service's:
 // as steps of sessions, replayed on every validator, so that registering somebody is agreed and can be proved. What
 // they see as state is the framework's part.
 //
@@ -32,6 +32,9 @@ const maxBodyDepth = 4
 //	DELETE /tandem/v1/actors/{id}             revokes the actor                                 200
 //	POST   /tandem/v1/actors/{id}/keys        {"key","delegate"}                                201
 //	DELETE /tandem/v1/actors/{id}/keys/{did}  revokes the key                                   200
+//	POST   /tandem/v1/layer2                  {"key","organisation","address","url"}            201; 200 if it was listed
+//	GET    /tandem/v1/layer2                                                                    200
+//	DELETE /tandem/v1/layer2/{did}            takes the node off the list                       200
 func Routes() *tandem.Registry {
 	var reg tandem.Registry
 	reg.Handle("POST /tandem/v1/actors", route(postActor))
@@ -40,6 +43,7 @@ func Routes() *tandem.Registry {
 	reg.Handle("DELETE /tandem/v1/actors/{id}", route(revokeActor))
 	reg.Handle("POST /tandem/v1/actors/{id}/keys", route(postKey))
 	reg.Handle("DELETE /tandem/v1/actors/{id}/keys/{did}", route(revokeKey))
+	layer2Routes(&reg)
 	return &reg
 }
 

@@ -19,9 +19,11 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"tandem"
+	"tandem/internal/events"
 	"tandem/internal/exec"
 	"tandem/internal/httpsig"
 	"tandem/internal/layer2"
@@ -42,6 +44,7 @@ type Engine interface {
 	Abandon(ctx context.Context, p *httpsig.Parsed) (layer2.Session, error)
 	AbandonCustody(ctx context.Context, id wire.SessionID, actor string) (layer2.Session, error)
 	Session(ctx context.Context, id wire.SessionID) (layer2.Session, error)
+	Preview(ctx context.Context, id wire.SessionID) (layer2.Preview, error)
 	SignAnswer(h http.Header, status int, body []byte, a layer2.Answer)
 	WaitHeight(ctx context.Context, height int64) error
 	Stats() layer2.Stats
@@ -108,6 +111,14 @@ type Options struct {
 	HeightWait time.Duration
 	// MaxInFlight bounds the requests worked on at once; one more is refused with overloaded. Default 4,096.
 	MaxInFlight int
+	// Events is what GET /tandem/v1/events shows; nil: nothing. Its owner closes it when the node stops, which ends the streams.
+	Events *events.Log
+	// MaxStreams bounds the streams of events; one more is refused with overloaded. Default 256.
+	MaxStreams int
+	// Heartbeat is how often a stream without events says that it is alive. Default 15 s.
+	Heartbeat time.Duration
+	// StreamStuck is how long a reader of a stream may leave what it was sent untouched before it is dropped. Default 10 s.
+	StreamStuck time.Duration
 	// Clock only measures. Default time.Now.
 	Clock func() time.Time
 	// Logger is for operators. Default: discards.
@@ -131,6 +142,7 @@ type api struct {
 	cross    *http.CrossOriginProtection
 	inFlight chan struct{} // a place per request being worked on
 	metrics  *metrics
+	streams  atomic.Int64 // open streams of events
 }
 
 // New returns the node's HTTP handler. A mistake of the program is an error: a missing option, an origin that is none, a
@@ -145,6 +157,8 @@ func New(o Options) (http.Handler, error) {
 	a.routes.HandleFunc("DELETE /tandem/v1/sessions/{id}", a.abandon)
 	a.routes.HandleFunc("POST /tandem/v1/sessions/{id}/commit", a.commit)
 	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}/receipt", a.receipt)
+	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}/conflict", a.conflict)
+	a.routes.HandleFunc("GET /tandem/v1/events", a.events)
 	a.routes.HandleFunc("GET /tandem/v1/blocks/{height}", a.block)
 	a.routes.HandleFunc("GET /tandem/v1/transactions/{hash}", a.transaction)
 	a.routes.HandleFunc("GET /tandem/v1/status", a.status)

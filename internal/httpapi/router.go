@@ -32,6 +32,15 @@ func (a *api) prepare() error {
 	if o.MaxInFlight <= 0 {
 		o.MaxInFlight = defaultInFlight
 	}
+	if o.MaxStreams <= 0 {
+		o.MaxStreams = defaultStreams
+	}
+	if o.Heartbeat <= 0 {
+		o.Heartbeat = defaultHeartbeat
+	}
+	if o.StreamStuck <= 0 {
+		o.StreamStuck = defaultStuck
+	}
 	if o.Clock == nil {
 		o.Clock = time.Now
 	}
@@ -47,6 +56,7 @@ func (a *api) prepare() error {
 		}
 	}
 	a.metrics = newMetrics(*o)
+	a.metrics.gauge("tandem_event_streams", "Open streams of events.", func() float64 { return float64(a.streams.Load()) })
 	return nil
 }
 

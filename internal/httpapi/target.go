@@ -12,7 +12,7 @@ import (
 // single are the header fields that may occur once only, beside all that begin with "Tandem-". A second one would let
 // a proxy, this server and a signature's verifier each pick another value.
 var single = []string{
-	"Content-Digest", "Content-Type", "Idempotency-Key", "Origin", "Sec-Fetch-Site", "Signature", "Signature-Input",
+	"Content-Digest", "Content-Type", "Idempotency-Key", "Last-Event-Id", "Origin", "Sec-Fetch-Site", "Signature", "Signature-Input",
 }
 
 // checkRequest refuses a request whose target, framing or headers could be read in two ways. It runs before anything is

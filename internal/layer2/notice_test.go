@@ -85,7 +85,7 @@ func TestLoserIsToldBeforeItTriesToCommit(t *testing.T) {
 	_, all := listen(t, w)
 	loser, winner, silent := w.user("alice"), w.user("bob"), w.user("alice")
 	loser.do("GET", "/get/z", "", 200)
-	old := loser.do("GET", "/get/a", "", 200)
+	loser.do("GET", "/get/a", "", 200)
 	silent.do("GET", "/list", "", 200) // reads a's key, not its value
 	silent.do("POST", "/set/own", "x", 201)
 	winner.do("POST", "/set/a", "taken", 201)
@@ -97,7 +97,7 @@ func TestLoserIsToldBeforeItTriesToCommit(t *testing.T) {
 
 	loser, silent = w.user("alice"), w.user("alice")
 	loser.do("GET", "/get/z", "", 200)
-	old = loser.do("GET", "/get/a", "", 200)
+	old := loser.do("GET", "/get/a", "", 200)
 	silent.do("GET", "/list", "", 200)
 	before, ran := len(all()), w.engine.Stats().Reexecuted
 	if _, err := winner.commit(); err != nil {

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"tandem/internal/httpsig"
@@ -50,8 +49,8 @@ func (s *Session) checkSigned(rep *reply) (httpsig.Answer, error) {
 		}
 		return a, rep.lie(field, "what a Layer 2 node signs", err.Error())
 	}
-	if g := s.c.genesis; g != nil && !g.layer2[a.Originator] {
-		return a, rep.lie("originator", "a node on the genesis file's Layer 2 list", a.Originator.DID())
+	if !s.anyNode && !s.c.believes(a.Originator) {
+		return a, rep.lie("originator", "a node on the Layer 2 list", a.Originator.DID())
 	}
 	if a.Session != s.id {
 		return a, rep.lie("session", s.id.String(), a.Session.String())
@@ -105,26 +104,8 @@ func (s *Session) checkStep(p *httpsig.Parsed, rep *reply) (*Answer, *wire.Trans
 	if head != a.Transcript {
 		return fail("transcript", head.String()+", computed from the answer", a.Transcript.String())
 	}
-	if out.Endorsed, out.Of, err = endorsements(rep.header.Get("Tandem-Endorsements")); err != nil {
-		return fail("endorsements", "k/n", rep.header.Get("Tandem-Endorsements"))
-	}
 	out.Recorded = true
-	return out, tx, head, nil
-}
-
-// endorsements reads "k/n"; nothing at all is 0 of 0.
-func endorsements(text string) (k, n int, err error) {
-	if text == "" {
-		return 0, 0, nil
-	}
-	left, right, _ := strings.Cut(text, "/")
-	if k, err = strconv.Atoi(left); err == nil {
-		n, err = strconv.Atoi(right)
-	}
-	if err == nil && (k < 1 || n < k) {
-		err = fmt.Errorf("%d of %d", k, n)
-	}
-	return k, n, err
+	return out, tx, head, s.checkEndorsed(out, a, rep)
 }
 
 // lastTime is the time of the last recorded step, 0 if there is none.

@@ -24,8 +24,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -37,7 +35,8 @@ import (
 // Config configures New.
 type Config struct {
 	// URLs are the base URLs of Layer 2 nodes, such as "http://127.0.0.1:8080". At least one. The client stays with a node
-	// that answers and goes on to the next one when it does not.
+	// that answers and goes on to the next one when it does not. It learns the other nodes of the network when it opens a
+	// session.
 	URLs []string
 	// Key signs. With the zero Key the client can only read.
 	Key Key
@@ -49,37 +48,42 @@ type Config struct {
 	HTTP *http.Client
 	// Patience bounds how long one call tries again, over all nodes, if its context has no earlier end. 0: 30 s.
 	Patience time.Duration
+	// Hedge is how long one node is waited for before another is asked as well; a commit waits twice as long. A node that
+	// refuses connections is left at once. 0: 700 ms.
+	Hedge time.Duration
+	// RequireEndorsements refuses recorded steps that fewer Layer 2 nodes than this, the originator counted, have provably
+	// endorsed: *EndorsementError, after asking again for a while. 0 and 1: the originator is enough.
+	RequireEndorsements int
 	// Clock gives signatures their time. nil: time.Now.
 	Clock func() time.Time
 }
 
 // Client talks to a network.
 type Client struct {
-	urls     []string
+	nodes    ring
 	key      Key
 	genesis  *genesis // nil if there is none
 	http     *http.Client
+	layer2   atomic.Pointer[map[wire.PublicKey]bool] // the nodes to believe; nil: any
 	patience time.Duration
+	hedge    time.Duration
+	require  int // endorsements of a step
 	clock    func() time.Time
-	current  atomic.Int64 // index of the URL that answered last
 	seen     atomic.Int64 // highest committed height that an outcome told: reads show at least that
 }
 
 // New checks cfg. It makes no request.
 func New(cfg Config) (*Client, error) {
-	c := &Client{key: cfg.Key, patience: cfg.Patience, clock: cfg.Clock}
+	c := &Client{key: cfg.Key, patience: cfg.Patience, clock: cfg.Clock, hedge: cfg.Hedge, require: cfg.RequireEndorsements}
 	if len(cfg.URLs) == 0 {
 		return nil, errors.New("client: no URL of a Layer 2 node")
 	}
 	for _, text := range cfg.URLs {
-		u, err := url.Parse(text)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil ||
-			strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
-			return nil, fmt.Errorf("client: %q is no base URL such as https://node.example:8080", text)
+		base, err := baseURL(text)
+		if err != nil {
+			return nil, err
 		}
-		if base := u.Scheme + "://" + u.Host; !slices.Contains(c.urls, base) {
-			c.urls = append(c.urls, base)
-		}
+		c.nodes.add(base)
 	}
 	if cfg.Genesis != nil {
 		g, err := parseGenesis(cfg.Genesis)
@@ -87,6 +91,10 @@ func New(cfg Config) (*Client, error) {
 			return nil, fmt.Errorf("client: genesis: %w", err)
 		}
 		c.genesis = g
+		c.layer2.Store(&g.layer2)
+	}
+	if c.hedge <= 0 {
+		c.hedge = defaultHedge
 	}
 	if c.patience <= 0 {
 		c.patience = 30 * time.Second
@@ -102,7 +110,7 @@ func New(cfg Config) (*Client, error) {
 func (c *Client) Key() Key { return c.key }
 
 // URL returns the base URL of the node that the next request goes to first.
-func (c *Client) URL() string { return c.urls[int(c.current.Load())%len(c.urls)] }
+func (c *Client) URL() string { return c.nodes.inOrder()[0] }
 
 // Answer is an answer of the service that passed all checks.
 type Answer struct {
@@ -123,8 +131,13 @@ type Answer struct {
 	Time time.Time
 	// Originator is the did:key of the node that answered; "" for a read.
 	Originator string
-	// Endorsed of Of Layer 2 nodes have run the step, agree and have it on disk, as the originator says. 0 of 0 for what is not recorded.
+	// Endorsed of Of Layer 2 nodes have run the step, agree and have it on disk: Endorsed is the number of Endorsers; Of is what
+	// the node says. 0 of 0 for what is not recorded.
 	Endorsed, Of int
+	// Endorsers are those nodes, whose signatures were verified, the originator first.
+	Endorsers []Endorser
+
+	proof proof
 }
 
 // Outcome is what became of a commit.
@@ -195,6 +208,7 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	if c.genesis != nil && s.ChainID != c.genesis.chainID {
 		return Status{}, rep.lie("chain_id", c.genesis.chainID, s.ChainID)
 	}
+	c.learn(s.Layer2)
 	return s, nil
 }
 

@@ -6,14 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"strconv"
 	"time"
 
 	"tandem/internal/httpsig"
-	"tandem/internal/refusal"
+	"tandem/internal/wire"
 )
 
 // How requests are sent again.
@@ -52,6 +51,12 @@ type call struct {
 	target string
 	least  int64 // Tandem-Min-Height, if above 0
 	async  bool  // Prefer: respond-async
+
+	contentType string // of a plain request with a body
+	body        []byte
+
+	session    wire.SessionID                // of a signed request in a session
+	transcript func() (file []byte, ok bool) // the session so far, for a node that does not know it; nil if there is none to give
 }
 
 // build makes the HTTP request for one node. The same call gives the same bytes each time.
@@ -61,10 +66,13 @@ func (c call) build(ctx context.Context, base string) (*http.Request, error) {
 	if c.signed != nil {
 		r, err = httpsig.ToHTTP(base, c.signed)
 	} else {
-		r, err = http.NewRequest(c.method, base+c.target, nil)
+		r, err = http.NewRequest(c.method, base+c.target, bytes.NewReader(c.body))
 	}
 	if err != nil {
 		return nil, err
+	}
+	if c.contentType != "" {
+		r.Header.Set("Content-Type", c.contentType)
 	}
 	if c.least > 0 {
 		r.Header.Set("Tandem-Min-Height", strconv.FormatInt(c.least, 10))
@@ -83,56 +91,6 @@ type reply struct {
 	status int
 	header http.Header
 	body   []byte
-}
-
-// exchange sends a call until a node gives an answer that decides something: to one node after another, with pauses
-// that grow, for as long as ctx and the client's patience last. An outage (503 and the like) or a broken connection decides
-// nothing. If nothing better came, the last outage is the error, or *UnreachableError.
-func (c *Client) exchange(ctx context.Context, what call) (*reply, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.patience)
-	defer cancel()
-	var last error
-	strangers := 0 // nodes in a row that do not know the session
-	backoff := firstBackoff
-	for attempt := 1; ; attempt++ {
-		at := c.current.Load()
-		rep, err := c.attempt(ctx, c.urls[int(at)%len(c.urls)], what)
-		var p *Problem
-		if err == nil {
-			p = rep.problem()
-		}
-		var pause time.Duration
-		switch {
-		case err != nil && !retriable(err):
-			return nil, err
-		case err != nil && ctx.Err() != nil && last != nil:
-			return nil, fmt.Errorf("%w (%w)", last, ctx.Err()) // what a node said tells more than how the wait ended
-		case err != nil:
-			last, strangers = &UnreachableError{Attempts: attempt, Err: err}, 0
-		case p == nil:
-			if !rep.outage() {
-				return rep, nil
-			}
-			last, pause, strangers = &UnreachableError{Attempts: attempt, Err: fmt.Errorf("%s answered %d", rep.url, rep.status)}, rep.pause(), 0
-		case p.Outage():
-			last, pause, strangers = p, rep.pause(), 0
-		case p.Code == string(refusal.SessionNotFound) && what.signed != nil && strangers+1 < len(c.urls):
-			strangers++ // another node may know it
-			last = p
-		default:
-			return rep, nil
-		}
-		c.current.CompareAndSwap(at, (at+1)%int64(len(c.urls)))
-		if strangers == 0 && attempt%len(c.urls) == 0 { // every node had its turn
-			pause = max(pause, backoff/2+rand.N(backoff/2))
-			backoff = min(2*backoff, lastBackoff)
-		} else if attempt%len(c.urls) != 0 {
-			pause = 0
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return nil, fmt.Errorf("%w (%w)", last, err)
-		}
-	}
 }
 
 // sleep waits, or returns ctx's error if it ends first.

@@ -34,6 +34,14 @@ type node struct {
 	// refuse, if it returns one, refuses a request before it is worked on.
 	refuse func(n int, r *http.Request) *refusal.Refusal
 	count  int
+	// hang, if it returns true, lets a request wait until its client gives up.
+	hang func(r *http.Request) bool
+	// peers endorse each step beside this node.
+	peers []ed25519.PrivateKey
+	// list is what its status says about Layer 2.
+	list []Layer2Node
+	// uploads counts the transcripts that were taken in.
+	uploads int
 }
 
 // sessions is what nodes know together.
@@ -43,6 +51,8 @@ type sessions struct {
 	print  wire.Digest
 	height int64
 	open   map[wire.SessionID]*served
+	// closed: no transcripts are taken in.
+	closed bool
 	// signatures of all signed requests that arrived, by session and position.
 	signatures map[string]map[wire.Signature]bool
 	// handler answers a step; nil: 200 with the request's body.
@@ -107,11 +117,17 @@ func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	n.mu.Lock()
 	n.count++
-	count, refuse, lose, tamper := n.count, n.refuse, n.lose, n.tamper
+	count, refuse, lose, tamper, hang := n.count, n.refuse, n.lose, n.tamper, n.hang
 	n.mu.Unlock()
+	if hang != nil && hang(r) {
+		<-r.Context().Done()
+		return
+	}
 	if refuse != nil {
 		if p := refuse(count, r); p != nil {
-			n.note(r, body)
+			if r.Method != http.MethodPut {
+				n.note(r, body)
+			}
 			if p.Entry().Kind == refusal.KindOutage {
 				w.Header().Set("Retry-After", "0")
 			}
@@ -119,8 +135,16 @@ func (n *node) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	if r.Method == http.MethodPut {
+		if n.closed {
+			refusal.New(refusal.NotFound, "it takes no transcripts").Write(w)
+			return
+		}
+		n.upload(w, body)
+		return
+	}
 	if r.URL.Path == "/tandem/v1/status" {
-		_ = json.NewEncoder(w).Encode(Status{ChainID: n.chain, Fingerprint: n.print.String(), Height: n.height})
+		_ = json.NewEncoder(w).Encode(Status{ChainID: n.chain, Fingerprint: n.print.String(), Height: n.height, Layer2: n.list})
 		return
 	}
 	a, tag, p := n.work(r, body)
@@ -150,7 +174,12 @@ func (n *node) send(w http.ResponseWriter, a *answer) {
 	a.about.Status, a.about.Body = a.status, wire.Sum(a.body)
 	if a.about.Session != (wire.SessionID{}) {
 		httpsig.SignAnswer(a.signer, 1, a.about, h)
-		h.Set("Tandem-Endorsements", "1/1")
+		var list []wire.Endorsement
+		for _, key := range n.peers {
+			list = append(list, endorse(key, n.chain, a.about))
+		}
+		httpsig.SetEndorsements(h, list)
+		h.Set("Tandem-Endorsements", fmt.Sprintf("%d/%d", len(list)+1, len(list)+1))
 		h.Set("Tandem-Fingerprint", n.print.String())
 	} else {
 		h.Set("Tandem-Height", strconv.FormatInt(a.about.Height, 10))
@@ -162,6 +191,49 @@ func (n *node) send(w http.ResponseWriter, a *answer) {
 	}
 	w.WriteHeader(status)
 	_, _ = w.Write(body)
+}
+
+// endorse signs that the node with this key has run the step that was answered.
+func endorse(key ed25519.PrivateKey, chain string, a httpsig.Answer) wire.Endorsement {
+	e := wire.Endorsement{Node: wire.PublicKeyOf(key), Height: a.Height}
+	e.Signature = wire.Signature(ed25519.Sign(key, wire.EndorsementBytes(chain, a.Session, a.Sequence, a.Transcript, e.Height)))
+	return e
+}
+
+// upload takes in a transcript as a node does that does not know the session.
+func (n *node) upload(w http.ResponseWriter, body []byte) {
+	t, err := wire.DecodeTranscript(body)
+	if err == nil {
+		err = httpsig.Verify(httpsig.TagOpen, &t.Open, httpsig.Place{})
+	}
+	if err != nil {
+		n.t.Errorf("upload: %v", err)
+		refusal.New(refusal.NonCanonical, "").Write(w)
+		return
+	}
+	id := httpsig.SessionID(&t.Open)
+	s := &served{status: "open", head: wire.TranscriptStart(t.Open), answers: map[wire.Signature]*answer{}}
+	for _, step := range t.Steps {
+		tx := step.Transaction
+		if err := httpsig.Verify(httpsig.TagStep, &tx.Request, httpsig.Place{Session: id, Sequence: s.steps + 1, Transcript: s.head}); err != nil {
+			n.t.Errorf("upload, step %d: %v", s.steps+1, err)
+		}
+		s.steps++
+		s.head = wire.TranscriptNext(s.head, tx)
+		if err := httpsig.VerifySeal(httpsig.Answer{
+			Status: tx.Response.Status, Body: tx.Response.Body, Session: id, Sequence: s.steps, Transcript: s.head, Height: step.Height,
+			Time: tx.Time, Originator: tx.Originator,
+		}, step.Seal); err != nil {
+			n.t.Errorf("upload, seal of step %d: %v", s.steps, err)
+		}
+	}
+	n.sessions.mu.Lock()
+	defer n.sessions.mu.Unlock()
+	n.uploads++
+	if known := n.open[id]; known == nil || known.steps < s.steps {
+		n.open[id] = s
+	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // note remembers which signatures came for which position.

@@ -10,7 +10,7 @@ import (
 )
 
 // savedVersion is the version of the saved form.
-const savedVersion = 1
+const savedVersion = 2
 
 // saved is a session as a file: JSON, the signed parts as the bytes of docs/format. It holds no secret, but what was
 // asked and when; keep it from others all the same.
@@ -23,6 +23,8 @@ type saved struct {
 	Height  int64         `json:"height"`
 	Open    []byte        `json:"open"`
 	Steps   [][]byte      `json:"steps"`
+	Proofs  []savedProof  `json:"proofs"` // one for each step
+	Nodes   []string      `json:"nodes"`  // URLs known, the one to stay with first
 	Pending *savedPending `json:"pending,omitempty"`
 	Outcome *Outcome      `json:"outcome,omitempty"`
 }
@@ -44,10 +46,13 @@ func (s *Session) Marshal() ([]byte, error) {
 func (s *Session) marshal() ([]byte, error) {
 	f := saved{
 		Version: savedVersion, Session: s.id.String(), Key: s.open.Key.DID(), Status: s.status, Opened: s.opened, Height: s.height,
-		Open: s.open.Encode(), Steps: [][]byte{},
+		Open: s.open.Encode(), Steps: [][]byte{}, Proofs: []savedProof{}, Nodes: s.c.URLs(),
 	}
 	for _, tx := range s.steps {
 		f.Steps = append(f.Steps, tx.Encode())
+	}
+	for _, p := range s.proofs {
+		f.Proofs = append(f.Proofs, p.saved())
 	}
 	if p := s.pending; p != nil {
 		f.Pending = &savedPending{Tag: p.parsed.Tag, Request: p.parsed.Request.Encode(), Refused: p.refused}
@@ -124,10 +129,19 @@ func (c *Client) resume(text []byte) (*Session, error) {
 		return nil, fmt.Errorf("its id is %s, not %s", s.id, f.Session)
 	}
 	s.head = wire.TranscriptStart(s.open)
+	if len(f.Proofs) != len(f.Steps) {
+		return nil, fmt.Errorf("%d steps, but %d proofs", len(f.Steps), len(f.Proofs))
+	}
 	for i, encoded := range f.Steps {
 		if err := s.retake(uint64(i)+1, encoded); err != nil {
 			return nil, fmt.Errorf("step %d: %w", i+1, err)
 		}
+		if err := s.retakeProof(f.Proofs[i]); err != nil {
+			return nil, fmt.Errorf("step %d: proof: %w", i+1, err)
+		}
+	}
+	for _, url := range f.Nodes {
+		c.nodes.add(url)
 	}
 	if f.Outcome != nil {
 		s.outcome = *f.Outcome

@@ -38,6 +38,8 @@ type Session struct {
 	body    wire.OpenBody
 	id      wire.SessionID
 	steps   []wire.Transaction // the recorded ones
+	proofs  []proof            // of steps, one each: what another node needs to go on
+	anyNode bool               // any node is believed; the receipt proves what was answered
 	head    wire.Digest
 	height  int64 // of the newest answer
 	opened  bool  // a node has answered the opening request
@@ -59,6 +61,7 @@ type openOptions struct {
 	life       time.Duration
 	supersedes string
 	save       func([]byte) error
+	anyNode    bool
 }
 
 // WithLife sets how long the session may live. Default 15 minutes; the ledger's parameters bound it.
@@ -93,7 +96,7 @@ func (c *Client) Open(ctx context.Context, opts ...OpenOption) (*Session, error)
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{c: c, save: o.save, body: body, status: statusOpen}
+	s := &Session{c: c, save: o.save, body: body, status: statusOpen, anyNode: o.anyNode}
 	s.open = wire.Request{
 		Method: http.MethodPost, Path: "/tandem/v1/sessions", ContentType: "application/json", Body: body.JSON(), Created: c.clock().Unix(),
 	}
@@ -225,7 +228,7 @@ func (s *Session) Call(ctx context.Context, method, target, contentType string, 
 		if p.parsed.Tag != httpsig.TagStep || !sameRequest(&p.parsed.Request, method, path, query, contentType, body) {
 			return nil, s.pendingError()
 		}
-		return s.step(ctx)
+		return s.endorsed(ctx)
 	}
 	if err := checkCall(target, path); err != nil {
 		return nil, err
@@ -241,7 +244,7 @@ func (s *Session) Call(ctx context.Context, method, target, contentType string, 
 		s.pending = nil // nothing was sent
 		return nil, err
 	}
-	return s.step(ctx)
+	return s.endorsed(ctx)
 }
 
 // checkCall refuses what is no step: nodes would not run it in a session.
@@ -275,7 +278,7 @@ func (s *Session) next() httpsig.Place {
 // step sends the pending step until it is answered.
 func (s *Session) step(ctx context.Context) (*Answer, error) {
 	p := s.pending
-	rep, err := s.c.exchange(ctx, call{signed: &p.parsed, least: s.height})
+	rep, err := s.c.exchange(ctx, s.request(&p.parsed))
 	if err != nil {
 		return nil, err
 	}
@@ -284,14 +287,20 @@ func (s *Session) step(ctx context.Context) (*Answer, error) {
 		if status, ok := s.ask(ctx, problem); ok && over(status) {
 			return nil, either(s.ended(status), problem)
 		}
+		s.c.nodes.leave(rep.url) // nobody signs a refusal: the same call may do better elsewhere
 		return nil, either(s.keep(), problem)
 	}
 	answer, tx, head, err := s.checkStep(&p.parsed, rep)
 	if err != nil {
+		s.c.nodes.leave(rep.url) // the same call asks another node first
+		return nil, err
+	}
+	if err := s.c.enough(answer); err != nil {
 		return nil, err
 	}
 	if tx != nil {
 		s.steps = append(s.steps, *tx)
+		s.proofs = append(s.proofs, answer.proof)
 	}
 	s.head, s.height, s.pending = head, answer.Height, nil
 	return answer, s.keep()
@@ -362,7 +371,7 @@ func (s *Session) Abandon(ctx context.Context) error {
 			return err
 		}
 	}
-	rep, err := s.c.exchange(ctx, call{signed: &s.pending.parsed})
+	rep, err := s.c.exchange(ctx, s.request(&s.pending.parsed))
 	if err != nil {
 		return err
 	}
@@ -430,7 +439,9 @@ func (s *Session) commit(ctx context.Context, async bool) (Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.c.patience)
 	defer cancel()
 	for {
-		rep, err := s.c.exchange(ctx, call{signed: &s.pending.parsed, async: async})
+		what := s.request(&s.pending.parsed)
+		what.async = async
+		rep, err := s.c.exchange(ctx, what)
 		if err != nil {
 			return s.outcome, err
 		}

@@ -10,6 +10,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"tandem/internal/exec"
+	"tandem/internal/ledger"
+	"tandem/internal/peer"
 	"tandem/internal/refusal"
 	"tandem/internal/session"
 	"tandem/internal/state"
@@ -63,6 +65,14 @@ type Options struct {
 	DefaultActor string
 	// Events is told of what happens to sessions; nil: nobody is.
 	Events Publisher
+	// Peers carries messages to the other Layer 2 nodes of the ledger's list; nil: this node works alone, whatever the
+	// list says. The engine runs it.
+	Peers Peers
+	// Need is how many Layer 2 nodes, this one included, have to endorse a step before it is answered without waiting
+	// longer; bounded by the number of nodes. Default 2.
+	Need int
+	// Wait is how long a step waits for that many before it is answered with fewer. Default 50 ms.
+	Wait   time.Duration
 	Logger *slog.Logger // default: discards
 	FS     vfs.FS       // default: the disk
 	// Halt is called once, from an own goroutine, when the engine's own state is in doubt (its disk fails, its ledger
@@ -101,6 +111,11 @@ type Answer struct {
 	Originator wire.PublicKey
 	// Endorsements of Of Layer 2 nodes have run the step, agree and have it on disk. Both are 0 for an answer that is not recorded.
 	Endorsements, Of int
+	// Endorsers are the nodes that endorse the step beside its originator, whose endorsement is the answer's signature. So
+	// Endorsements counts one more, as long as all of them are on the ledger's list.
+	Endorsers []Endorser
+	// Seal is the originator's signature of a recorded answer.
+	Seal wire.Seal
 	// Recorded is false for Status >= 400: such an answer is no step of the session.
 	Recorded bool
 	// Repeated says that the answer was stored before: this was a retry.
@@ -110,6 +125,17 @@ type Answer struct {
 	// Signed holds all HTTP headers of the answer: the recorded ones, Tandem-*, Content-Digest, Signature-Input,
 	// Signature. It is owned by the caller.
 	Signed http.Header
+}
+
+// Endorser is a node's endorsement of a step: it has run it on the state at Height, got the same response and has it on
+// disk. wire.EndorsementBytes says what Signature is over.
+type Endorser = wire.Endorsement
+
+// Peers carries messages between the Layer 2 nodes; package peer has two.
+type Peers interface {
+	Send(to wire.PublicKey, message []byte) error
+	SetPeers(nodes []ledger.Node)
+	Run(ctx context.Context, r peer.Receiver) error
 }
 
 // OpenAnswer is the answer to an opening: 201, with the session's id in Answer.Session and in the body.

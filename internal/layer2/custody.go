@@ -43,27 +43,44 @@ func (e *Engine) openSession(req *wire.Request, proven session.Proven) (*OpenAns
 	if err != nil {
 		return nil, err
 	}
-	o := &owner{
+	o, repeated, err := e.enlist(req, proven, actor, height)
+	if err != nil {
+		return nil, err
+	}
+	a, err := e.opened(o, repeated)
+	if err == nil && !repeated {
+		e.cluster.sendAll(wire.PeerOpened{Open: *req, Height: o.openHeight, Time: o.openTime}.Encode())
+	}
+	return a, err
+}
+
+// enlist takes a new session into memory and has its opening written. It returns the session that is there already if
+// another request was faster.
+func (e *Engine) enlist(req *wire.Request, proven session.Proven, actor string, height int64) (o *owner, known bool, err error) {
+	policy := e.policy.Load()
+	o = &owner{
 		e: e, id: proven.ID, open: *req, body: proven.Open, actor: actor, openHeight: height, openTime: e.now(), place: -1,
-		machine: session.New(e.self, e.policy, proven.Head, proven.Expires), base: height, newest: height,
+		machine: session.New(e.self, *policy, proven.Head, proven.Expires), policy: policy, tip: tip{0, proven.Head}, base: height, newest: height,
 	}
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	if at := e.sessions[o.id]; at != nil { // the same request at the same moment
-		e.mu.Unlock()
-		return e.opened(at, true)
+		return at, true, nil
 	}
 	if len(e.sessions) >= e.o.MaxOpen {
-		e.mu.Unlock()
 		e.counts.shed.Add(1)
-		return nil, refusal.New(refusal.Overloaded, "%d sessions are open already", e.o.MaxOpen).With("retry_after_seconds", 5)
+		return nil, false, refusal.New(refusal.Overloaded, "%d sessions are open already", e.o.MaxOpen).With("retry_after_seconds", 5)
 	}
 	e.sessions[o.id] = o
 	heap.Push(&e.expiring, o)
 	// The first work in the queue writes the opening; whoever finds the session in memory comes after it. A crash
 	// before its fsync leaves nothing, and nobody has the answer.
-	_ = o.post(false, o.begin)
-	e.mu.Unlock()
-	return e.opened(o, false)
+	if err := o.post(false, o.begin); err != nil {
+		delete(e.sessions, o.id)
+		e.expiring.remove(o)
+		return nil, false, err
+	}
+	return o, false, nil
 }
 
 // begin writes the opening.
@@ -131,10 +148,15 @@ func (e *Engine) opened(o *owner, repeated bool) (*OpenAnswer, error) {
 
 // mayOpen refuses what could never be committed, and returns who opens and the height of the state that says so.
 func (e *Engine) mayOpen(req *wire.Request, proven session.Proven) (actor string, height int64, err error) {
-	now := e.now()
-	if err := fresh(req.Created, now); err != nil {
+	if err := fresh(req.Created, e.now()); err != nil {
 		return "", 0, err
 	}
+	return e.mayAdopt(req, proven)
+}
+
+// mayAdopt is mayOpen for a session that may have been opened some time ago.
+func (e *Engine) mayAdopt(req *wire.Request, proven session.Proven) (actor string, height int64, err error) {
+	now := e.now()
 	p, err := e.parameters()
 	if err != nil {
 		return "", 0, err
@@ -161,7 +183,7 @@ func (e *Engine) mayOpen(req *wire.Request, proven session.Proven) (actor string
 		return "", 0, refusal.New(refusal.AlreadySettled, "session %s is in a block already", proven.ID).With("session", proven.ID.String())
 	}
 	probe := &owner{e: e, id: proven.ID, body: body}
-	a, err := probe.admit(v, req.Key)
+	a, err := probe.admit(v, req.Key, e.self)
 	if err != nil {
 		return "", 0, e.stateRefusal(err)
 	}
@@ -282,21 +304,22 @@ func (e *Engine) StepCustody(ctx context.Context, id wire.SessionID, actor, meth
 	if err != nil {
 		return nil, err
 	}
-	a, err := ask(o, func() (*Answer, error) {
-		return o.stepCustody(c, wire.Request{Method: method, Path: path, Query: query, ContentType: contentType, Body: body}, sequence)
-	})
-	return e.signed(a, err)
+	return e.signed(askStep(o, func(reply stepReply) {
+		o.stepCustody(c, wire.Request{Method: method, Path: path, Query: query, ContentType: contentType, Body: body}, sequence, reply)
+	}))
 }
 
-func (o *owner) stepCustody(c custodian, req wire.Request, sequence *uint64) (*Answer, error) {
+func (o *owner) stepCustody(c custodian, req wire.Request, sequence *uint64, reply stepReply) {
 	if o.refused != nil {
-		return nil, o.refused
+		reply(nil, o.refused)
+		return
 	}
 	if req.ContentType == "" {
 		req.ContentType = "application/json"
 	}
 	if sequence != nil && *sequence >= 1 && *sequence <= o.machine.Len() {
-		return o.retryCustody(req, *sequence)
+		reply(o.retryCustody(req, *sequence))
+		return
 	}
 	place := httpsig.Place{Session: o.id, Sequence: o.machine.Len() + 1, Transcript: o.machine.Head()}
 	if sequence != nil {
@@ -305,9 +328,10 @@ func (o *owner) stepCustody(c custodian, req wire.Request, sequence *uint64) (*A
 	req.Created = o.e.now() / 1000
 	httpsig.Sign(c.key, httpsig.TagStep, &req, place)
 	if err := req.Check(); err != nil {
-		return nil, err
+		reply(nil, err)
+		return
 	}
-	return o.step(&req, place)
+	o.step(&req, place, reply, false)
 }
 
 // retryCustody answers a request for a taken position: with the stored answer if it is the same request.

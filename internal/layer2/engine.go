@@ -25,6 +25,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +45,8 @@ import (
 type Engine struct {
 	o       Options
 	self    wire.PublicKey
-	policy  session.Policy
+	policy  atomic.Pointer[session.Policy]
+	cluster *cluster
 	custody map[wire.PublicKey]custodian
 	journal *journal
 
@@ -77,6 +79,7 @@ type Engine struct {
 
 type counts struct {
 	steps, reexecuted, conflicts, faults, submitted, shed atomic.Uint64
+	replicated, dissents, malformed                       atomic.Uint64
 }
 
 // Open opens (or creates) the log in dir, recovers every session that has not ended by running its steps again on the
@@ -92,7 +95,7 @@ func Open(dir string, o Options) (*Engine, error) {
 		advanced: make(chan struct{}),
 	}
 	e.owners.init()
-	e.policy = session.Policy{Nodes: []wire.PublicKey{e.self}, Need: 1}
+	e.cluster = newCluster(e)
 	for actor, key := range o.Custody {
 		e.custody[wire.PublicKeyOf(key)] = custodian{actor, key}
 	}
@@ -103,12 +106,17 @@ func Open(dir string, o Options) (*Engine, error) {
 		return nil, err
 	}
 	e.journal = j
-	if err := e.recover(dir); err != nil {
+	err = e.setNodes()
+	if err == nil {
+		err = e.recover(dir)
+	}
+	if err != nil {
 		e.cancel()
 		e.owners.closeAndWait(time.Second)
 		return nil, errors.Join(err, j.close())
 	}
 	go e.tick()
+	e.cluster.start()
 	return e, nil
 }
 
@@ -133,6 +141,8 @@ func (o Options) withDefaults() Options {
 	def(&o.RetainEnded, 100_000)
 	def(&o.ResubmitBlocks, 3)
 	def(&o.ResubmitEvery, 2*time.Second)
+	def(&o.Need, 2)
+	def(&o.Wait, 50*time.Millisecond)
 	return o
 }
 
@@ -164,6 +174,7 @@ func (e *Engine) Close() error {
 	e.cancel()
 	e.owners.closeAndWait(300 * time.Millisecond)
 	<-e.ticking
+	e.cluster.wait()
 	return e.journal.close()
 }
 
@@ -217,7 +228,8 @@ func (e *Engine) owner(id wire.SessionID, l *loaded) *owner {
 	return &owner{
 		e: e, id: id, open: l.open, body: l.body, actor: l.actor, openHeight: l.height, openTime: l.time, place: -1,
 		machine: l.machine, base: l.newest, newest: l.newest, asked: l.asked, askedTo: l.askedTo, size: l.size,
-		commit: l.commit, fault: l.fault, conflict: l.conflict, ended: l.end,
+		commit: l.commit, fault: l.fault, conflict: l.conflict, ended: l.end, votes: l.votes, policy: l.policy,
+		tip: tip{l.machine.Len(), l.machine.Head()},
 	}
 }
 
@@ -321,6 +333,9 @@ func (e *Engine) OnBlock(b Block) {
 	if b.Height <= e.height || e.closing.Load() {
 		e.mu.Unlock()
 		return
+	}
+	if slices.ContainsFunc(b.Changes, func(c state.Change) bool { return ledger.IsLayer2(c.Key) }) {
+		defer e.nodesChanged()
 	}
 	gap := e.height > 0 && b.Height != e.height+1
 	e.ring.add(b)
@@ -446,6 +461,9 @@ func (e *Engine) tick() {
 				_ = o.post(false, o.resubmit)
 			}
 			e.prune()
+			if err := e.journal.flush(); err != nil && !errors.Is(err, errClosed) {
+				e.o.Logger.Error("endorsements not written", "error", err)
+			}
 		}
 	}
 }
@@ -491,6 +509,7 @@ func (e *Engine) SignAnswer(h http.Header, status int, body []byte, a Answer) {
 // The headers of an answer that its signature does not cover.
 const (
 	HeaderEndorsements = "Tandem-Endorsements" // "k/n"
+	HeaderEndorsement  = "Tandem-Endorsement"  // the endorsements of nodes other than the originator, signed by them
 	HeaderFingerprint  = "Tandem-Fingerprint"  // hex, of the service this node runs
 )
 
@@ -503,9 +522,16 @@ func (e *Engine) signed(a *Answer, err error) (*Answer, error) {
 	for _, h := range a.Headers {
 		a.Signed.Set(h.Name, h.Value)
 	}
-	e.SignAnswer(a.Signed, a.Status, a.Body, *a)
 	if a.Recorded {
+		httpsig.SetAnswer(a.seen(), a.Seal, a.Signed)
+		a.Signed.Set(HeaderFingerprint, e.o.Runner.Fingerprint().String())
+		if len(a.Endorsers) > 0 {
+			a.Signed.Set(HeaderEndorsement, endorsementHeader(a.Endorsers))
+		}
 		a.Signed.Set(HeaderEndorsements, fmt.Sprintf("%d/%d", a.Endorsements, a.Of))
+	}
+	if !a.Recorded {
+		e.SignAnswer(a.Signed, a.Status, a.Body, *a)
 	}
 	if len(a.Hints) > 0 {
 		a.Signed.Set(HeaderHint, hintHeader(a.Hints))

@@ -28,6 +28,9 @@ type journal struct {
 	queue chan *write
 	done  chan struct{} // closed when the writer has ended
 
+	lazy   sync.Mutex // guards later
+	asides []op       // wait for the next write; see later
+
 	stop    sync.RWMutex // write-held to close queue
 	stopped bool
 
@@ -177,6 +180,30 @@ func (j *journal) append(ops ...op) error {
 	return <-w.done
 }
 
+// later has ops written together with the next write, whoever makes it, or at the next flush. Until then a crash loses
+// them: it is for what can be had again.
+func (j *journal) later(ops ...op) {
+	j.lazy.Lock()
+	j.asides = append(j.asides, ops...)
+	j.lazy.Unlock()
+}
+
+func (j *journal) takeAsides() []op {
+	j.lazy.Lock()
+	defer j.lazy.Unlock()
+	ops := j.asides
+	j.asides = nil
+	return ops
+}
+
+// flush writes what later has left, if there is anything.
+func (j *journal) flush() error {
+	if ops := j.takeAsides(); len(ops) > 0 {
+		return j.append(ops...)
+	}
+	return nil
+}
+
 // run is the writer goroutine.
 func (j *journal) run() {
 	defer close(j.done)
@@ -208,7 +235,7 @@ func (j *journal) commit(group []*write) error {
 	}
 	b := j.db.NewBatch()
 	defer b.Close()
-	for _, w := range group {
+	for _, w := range append(group, &write{ops: j.takeAsides()}) {
 		for _, o := range w.ops {
 			var err error
 			if o.value == nil {
@@ -293,6 +320,7 @@ func (j *journal) scan(prefix []byte, each func(key, value []byte) error) (err e
 
 // close writes what is queued and closes the database. append returns errClosed from then on.
 func (j *journal) close() error {
+	_ = j.flush() // fails if the journal is closed or has failed
 	j.stop.Lock()
 	if j.stopped {
 		j.stop.Unlock()

@@ -2,7 +2,9 @@ package layer2
 
 import (
 	"sync"
+	"sync/atomic"
 
+	"tandem/internal/httpsig"
 	"tandem/internal/refusal"
 	"tandem/internal/session"
 	"tandem/internal/state"
@@ -20,7 +22,9 @@ type owner struct {
 	// openHeight and openTime stand in the answer to the opening.
 	openHeight, openTime int64
 
-	mu      sync.Mutex // guards queue, asked, running
+	mu      sync.Mutex // guards queue, waiting, running, tip
+	tip     tip
+	waits   atomic.Bool // a step waits for endorsements
 	queue   []func()
 	waiting int // requests among them
 	running bool
@@ -45,7 +49,14 @@ type owner struct {
 	conflict *Conflict
 	ended    *endRecord
 	hinted   hinted
-	refused  error // the opening could not be written: nobody else may use this owner
+	votes    [][]wire.Endorsement // by step: endorsements of others, and this node's of steps that others have originated
+	policy   *session.Policy      // the machine's
+	pending  *pending             // the last step, while it waits for endorsements
+	seeking  *seeking             // while steps are being looked for at other nodes
+	picked   httpsig.Place        // of the client's last request that signs over what is not here: so it has chosen
+	endings  []wire.Request       // commits and abandonings that other nodes have told of
+	leaving  *wire.Request        // the signed abandoning, once accepted
+	refused  error                // the opening could not be written: nobody else may use this owner
 
 	// Committing:
 	submitting    bool
@@ -142,7 +153,7 @@ func (o *owner) do(acts []session.Action, payload func(session.Record) []op) (re
 		case session.Halt:
 			o.e.halt(&haltError{o.id, a.Reason})
 			return nil, refusal.New(refusal.Internal, "this node has stopped because its own state is in doubt")
-		case session.Send: // simulation consensus with peers: one node has none
+		case session.Send: // done before, so that the peers work while the disk does
 		default:
 			rest = append(rest, a)
 		}
@@ -211,7 +222,7 @@ func (o *owner) answer(s *stored, repeated bool) *Answer {
 	return &Answer{
 		Status: s.tx.Response.Status, Headers: s.tx.Response.Headers, Body: s.body,
 		Session: o.id, Sequence: s.tx.Sequence, Transcript: s.head, Height: s.height, Time: s.tx.Time, Originator: s.tx.Originator,
-		Endorsements: k, Of: n, Recorded: true, Repeated: repeated, Hints: hints,
+		Endorsements: k, Of: n, Endorsers: o.endorsers(s), Seal: s.seal, Recorded: true, Repeated: repeated, Hints: hints,
 	}
 }
 

@@ -134,7 +134,7 @@ func (o *owner) preview(ctx context.Context, v *state.View, steps uint64, p *Pre
 			return err
 		}
 		child := overlay.Child()
-		result, refused, err := o.run(child, &s.tx.Request, s.tx.Sequence, s.tx.Time)
+		result, refused, err := o.run(child, &s.tx.Request, s.tx.Sequence, s.tx.Time, s.tx.Originator)
 		if err != nil {
 			return err
 		}

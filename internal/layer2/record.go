@@ -24,6 +24,7 @@ import (
 //	s ID c                 the commit request
 //	s ID d                 why it cannot be committed
 //	s ID e SEQUENCE        evidence: a second signed request for a position
+//	s ID v SEQUENCE        other nodes' endorsements of a step, and this one's of another originator's
 //	s ID z                 the outcome
 //	x NUMBER ID            ended sessions, oldest first
 var (
@@ -37,6 +38,7 @@ const (
 	partCommit   = 'c'
 	partFault    = 'd'
 	partEvidence = 'e'
+	partVotes    = 'v'
 	partEnd      = 'z'
 )
 
@@ -69,6 +71,8 @@ func nameOf(key []byte) string {
 			return fmt.Sprintf("the fault of session %s", id)
 		case part == partEvidence:
 			return fmt.Sprintf("the evidence of session %s", id)
+		case part == partVotes:
+			return fmt.Sprintf("the endorsements of session %s", id)
 		case part == partEnd:
 			return fmt.Sprintf("the outcome of session %s", id)
 		}
@@ -103,6 +107,12 @@ type (
 		Height    int64
 		Body      []byte
 		Questions []byte // what the step asked of the committed state, and was told; see question
+		Seal      wire.Seal
+	}
+	votesRecord struct {
+		_            struct{}    `cbor:",toarray"`
+		Head         wire.Digest // of the step; endorsements of another variant are void
+		Endorsements []wire.Endorsement
 	}
 	commitRecord struct {
 		_       struct{} `cbor:",toarray"`
@@ -128,6 +138,7 @@ type (
 		Number      uint64 // in the list of ended sessions
 		Ours        bool   // the block holds the very transaction that this node's records make
 		Conflict    []byte // JSON of Conflict, when conflicted
+		Request     []byte // signed, when abandoned
 	}
 )
 
@@ -159,12 +170,17 @@ type stored struct {
 	height    int64
 	body      []byte
 	questions []question
+	seal      wire.Seal // of the originator
+}
+
+func (s *stored) recorded() wire.Recorded {
+	return wire.Recorded{Transaction: s.tx, Height: s.height, Seal: s.seal}
 }
 
 func (s *stored) encode() []byte {
 	return encodeRecord(stepRecord{
 		Request: s.tx.Request.Encode(), Response: s.tx.Response.Encode(), Node: s.tx.Originator, Time: s.tx.Time,
-		Head: s.head, Height: s.height, Body: s.body, Questions: encodeQuestions(s.questions),
+		Head: s.head, Height: s.height, Body: s.body, Questions: encodeQuestions(s.questions), Seal: s.seal,
 	})
 }
 
@@ -177,7 +193,7 @@ func decodeStep(key, b []byte) (*stored, error) {
 	if len(key) != 26 {
 		return nil, damagedRecord(key, "has a key of the wrong size")
 	}
-	s := &stored{head: rec.Head, height: rec.Height, body: rec.Body}
+	s := &stored{head: rec.Head, height: rec.Height, body: rec.Body, seal: rec.Seal}
 	s.tx = wire.Transaction{Sequence: binary.BigEndian.Uint64(key[18:]), Originator: rec.Node, Time: rec.Time}
 	var err error
 	if s.tx.Request, err = wire.DecodeRequest(rec.Request); err != nil {
@@ -211,6 +227,8 @@ type loaded struct {
 	newest   int64 // height of the newest state that a step ran on
 	asked    []question
 	askedTo  []int // asked[:askedTo[k]] belongs to the steps up to k+1
+	votes    [][]wire.Endorsement
+	policy   *session.Policy
 }
 
 // load reads a session from the journal and takes its machine through the records. ok is false if there is none. An
@@ -241,7 +259,8 @@ func (e *Engine) load(id wire.SessionID) (*loaded, bool, error) {
 			l.newest = max(l.newest, s.height)
 			l.asked = append(l.asked, s.questions...)
 			l.askedTo = append(l.askedTo, len(l.asked))
-			rec = session.StepRecord{Sequence: s.tx.Sequence, Request: s.tx.Request.Digest(), Head: s.head, Time: s.tx.Time}
+			rec = session.StepRecord{Sequence: s.tx.Sequence, Request: s.tx.Request.Digest(), Head: s.head, Time: s.tx.Time, Originator: s.tx.Originator}
+			l.votes = append(l.votes, nil)
 		case partCommit:
 			var c commitRecord
 			if err := decodeRecord(key, b, &c); err != nil {
@@ -265,6 +284,8 @@ func (e *Engine) load(id wire.SessionID) (*loaded, bool, error) {
 				return damagedRecord(key, "has a key of the wrong size")
 			}
 			rec = session.EvidenceRecord{Sequence: binary.BigEndian.Uint64(key[18:])}
+		case partVotes:
+			return e.loadVotes(key, b, &l)
 		case partEnd:
 			end, err := decodeEnd(key, b)
 			if err != nil {
@@ -306,7 +327,34 @@ func (e *Engine) loadOpen(id wire.SessionID, key, b []byte, l *loaded, head *wir
 	l.open, l.body, l.actor, l.height, l.time = req, proven.Open, o.Actor, o.Height, o.Time
 	l.newest = o.Height
 	*head = proven.Head
-	l.machine = session.New(e.self, e.policy, proven.Head, proven.Expires)
+	l.policy = e.policy.Load()
+	l.machine = session.New(e.self, *l.policy, proven.Head, proven.Expires)
+	return nil
+}
+
+// loadVotes takes in the endorsements of a step. They are written after the step, and not always at once, so those of
+// a step that is not there, or of another variant of it, mean nothing.
+func (e *Engine) loadVotes(key, b []byte, l *loaded) error {
+	var v votesRecord
+	if err := decodeRecord(key, b, &v); err != nil {
+		return err
+	}
+	if len(key) != 26 {
+		return damagedRecord(key, "has a key of the wrong size")
+	}
+	n := binary.BigEndian.Uint64(key[18:])
+	if n == 0 || n > l.machine.Len() || v.Head != l.machine.HeadAt(n) {
+		return nil
+	}
+	for _, x := range v.Endorsements {
+		if err := l.machine.Restore(session.EndorsementRecord{Sequence: n, Node: x.Node, Head: v.Head}); err != nil {
+			return damagedRecord(key, "does not fit what stands before it: "+err.Error())
+		}
+		if x.Node == e.self {
+			l.newest = max(l.newest, x.Height)
+		}
+	}
+	l.votes[n-1] = v.Endorsements
 	return nil
 }
 

@@ -49,7 +49,10 @@ type difference struct {
 
 // rerun runs all recorded steps on a new overlay over v. The difference is nil if the session still answers the same, and
 // then it stands on v. The error is a refusal: the run could not be finished (a handler over its time, a failing disk).
-func (o *owner) rerun(v *state.View) (*difference, error) {
+func (o *owner) rerun(v *state.View) (*difference, error) { return o.rerunTo(v, o.machine.Len()) }
+
+// rerunTo is rerun for the steps up to last; the session then stands on v as if it had no more.
+func (o *owner) rerunTo(v *state.View, last uint64) (*difference, error) {
 	o.e.counts.reexecuted.Add(1)
 	source := &questioner{base: v, want: true}
 	overlay := state.NewOverlay(source)
@@ -59,8 +62,11 @@ func (o *owner) rerun(v *state.View) (*difference, error) {
 	var diff *difference
 	stop := errors.New("different")
 	err := o.eachStored(func(s *stored) error {
+		if s.tx.Sequence > last {
+			return nil
+		}
 		child := overlay.Child()
-		result, refused, err := o.run(child, &s.tx.Request, s.tx.Sequence, s.tx.Time)
+		result, refused, err := o.run(child, &s.tx.Request, s.tx.Sequence, s.tx.Time, s.tx.Originator)
 		if err != nil {
 			return err
 		}
@@ -116,8 +122,8 @@ func (d *difference) judge(old, now []question, keys []state.Range) {
 
 // run runs one step's handler on child. refused says that the actor may not act (any more). What is read to find that
 // out is part of the step's reads, so that a revocation touches the session like any other change.
-func (o *owner) run(child *state.Overlay, req *wire.Request, sequence uint64, time int64) (exec.Result, *refusal.Refusal, error) {
-	actor, err := o.admit(child, req.Key)
+func (o *owner) run(child *state.Overlay, req *wire.Request, sequence uint64, time int64, originator wire.PublicKey) (exec.Result, *refusal.Refusal, error) {
+	actor, err := o.admit(child, req.Key, originator)
 	if err != nil {
 		if r, ok := refusal.As(err); ok {
 			return exec.Result{}, r, nil
@@ -139,12 +145,12 @@ func (o *owner) run(child *state.Overlay, req *wire.Request, sequence uint64, ti
 
 // admit says who acts with key, and refuses what Layer 1 would refuse: an unknown or revoked key, an originator that is
 // not on the list, a session that another has superseded, or that would supersede one which is committed.
-func (o *owner) admit(r ledger.Reader, key wire.PublicKey) (tandem.Actor, error) {
+func (o *owner) admit(r ledger.Reader, key, originator wire.PublicKey) (tandem.Actor, error) {
 	actor, err := ledger.ActorOf(r, key)
 	if err != nil {
 		return tandem.Actor{}, err
 	}
-	if err := ledger.Originator(r, o.e.self); err != nil {
+	if err := ledger.Originated(r, originator); err != nil {
 		return tandem.Actor{}, err
 	}
 	by, ok, err := ledger.SupersededBy(r, o.id, actor.ID)

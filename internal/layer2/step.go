@@ -2,9 +2,12 @@ package layer2
 
 import (
 	"context"
+	"slices"
+	"time"
 
 	"tandem/internal/exec"
 	"tandem/internal/httpsig"
+	"tandem/internal/ledger"
 	"tandem/internal/refusal"
 	"tandem/internal/session"
 	"tandem/internal/state"
@@ -23,15 +26,14 @@ func (e *Engine) Step(ctx context.Context, p *httpsig.Parsed) (*Answer, error) {
 	if p.Tag != httpsig.TagStep {
 		return nil, refusal.New(refusal.WrongTag, "a step is signed with the tag %s, not %.64q", httpsig.TagStep, p.Tag)
 	}
-	o, err := e.find(p.Place.Session)
+	o, err := e.findAnywhere(ctx, p.Place.Session)
 	if err != nil {
 		return nil, err
 	}
 	if err := o.signedBy(httpsig.TagStep, &p.Request, p.Place); err != nil {
 		return nil, err
 	}
-	a, err := ask(o, func() (*Answer, error) { return o.step(&p.Request, p.Place) })
-	return e.signed(a, err)
+	return e.signed(askStep(o, func(reply stepReply) { o.step(&p.Request, p.Place, reply, true) }))
 }
 
 // signedBy checks that the session's key signed the request for this place. It needs nothing that changes, so it runs on
@@ -46,29 +48,69 @@ func (o *owner) signedBy(tag string, req *wire.Request, place httpsig.Place) err
 	return httpsig.Verify(tag, req, place)
 }
 
-// step decides about a request whose signature is good, on the owner's goroutine.
-func (o *owner) step(req *wire.Request, place httpsig.Place) (*Answer, error) {
-	if o.refused != nil {
-		return nil, o.refused
+// stepReply takes the answer to a step, exactly once, on the owner's goroutine.
+type stepReply func(*Answer, error)
+
+// askStep runs work on the owner's goroutine and waits for the answer, which may come later than work returns.
+func askStep(o *owner, work func(reply stepReply)) (*Answer, error) {
+	type answered struct {
+		a   *Answer
+		err error
 	}
+	c := make(chan answered, 1)
+	if err := o.post(true, func() { work(func(a *Answer, err error) { c <- answered{a, err} }) }); err != nil {
+		return nil, err
+	}
+	select {
+	case r := <-c:
+		return r.a, r.err
+	case <-o.e.ctx.Done():
+	}
+	select {
+	case r := <-c:
+		return r.a, r.err
+	default:
+		return nil, shuttingDown()
+	}
+}
+
+// step decides about a request whose signature is good, on the owner's goroutine. With seek, steps that are missing here
+// are looked for at other nodes first.
+func (o *owner) step(req *wire.Request, place httpsig.Place, reply stepReply, seek bool) {
+	if o.refused != nil {
+		reply(nil, o.refused)
+		return
+	}
+	o.followPolicy()
 	acts := o.machine.Step(session.StepRequested{Sequence: place.Sequence, Transcript: place.Transcript, Request: req.Digest()})
 	rest, err := o.do(acts, func(session.Record) []op { return o.evidence(req, place.Sequence) })
 	if err != nil {
-		return nil, err
+		reply(nil, err)
+		return
 	}
 	for _, a := range rest {
 		switch a := a.(type) {
 		case session.Replay:
 			s, err := o.stored(a.Sequence)
 			if err != nil {
-				return nil, err
+				reply(nil, err)
+				return
 			}
-			return o.answer(s, true), nil
+			reply(o.answer(s, true), nil)
+			return
+		case session.Join:
+			if o.join(a.Sequence, reply) {
+				return
+			}
+		case session.Seek:
+			o.seek(a.From, place, seek, reply, func() { o.step(req, place, reply, false) })
+			return
 		case session.Execute:
-			return o.execute(req, a.Sequence)
+			o.execute(req, a.Sequence, reply)
+			return
 		}
 	}
-	return nil, refusal.New(refusal.SessionBusy, "this step waits for endorsements").With("session", o.id.String())
+	reply(nil, refusal.New(refusal.SessionBusy, "this step waits for endorsements").With("session", o.id.String()))
 }
 
 func (o *owner) evidence(req *wire.Request, sequence uint64) []op {
@@ -76,77 +118,120 @@ func (o *owner) evidence(req *wire.Request, sequence uint64) []op {
 	return []op{{keyNumbered(o.id, partEvidence, sequence), encodeRecord(evidenceRecord{Request: req.Encode()})}}
 }
 
-// execute runs the step at the session's next position and, if its answer is to be recorded, has it on disk before it
-// returns.
+// execute runs the step at the session's next position and, if its answer is to be recorded, has it on disk, and with
+// enough peers, before it is answered.
 //
-// A crash before the append's fsync leaves no trace; nobody was answered. A crash after it leaves a recorded step whose
-// answer may not have arrived; the client's retry gets it.
-func (o *owner) execute(req *wire.Request, sequence uint64) (*Answer, error) {
+// A crash before the append's fsync leaves no trace here; nobody was answered, and a peer that has the step gives its answer
+// to the client's retry. A crash after it leaves a recorded step whose answer may not have arrived; the retry gets it.
+func (o *owner) execute(req *wire.Request, sequence uint64, reply stepReply) {
+	s, child, unrecorded, err := o.originate(req, sequence)
+	switch {
+	case err != nil:
+		reply(nil, err)
+	case unrecorded != nil:
+		reply(unrecorded, nil)
+	default:
+		o.record(s, child, reply)
+	}
+}
+
+// originate runs a new step on a child of the session's overlay, and enters its reads. The answer is not nil if it is not
+// to be recorded.
+func (o *owner) originate(req *wire.Request, sequence uint64) (*stored, *state.Overlay, *Answer, error) {
 	if err := o.mayStep(req); err != nil {
-		return nil, err
+		return nil, nil, nil, err
 	}
 	for range 8 {
 		if err := o.refresh(false); err != nil {
-			return nil, err
+			return nil, nil, nil, err
 		}
 		if o.machine.State() != session.Open { // found in a block while looking
-			return nil, o.explain(refusal.New(refusal.SessionClosed, "the session is %s", o.machine.State()))
+			return nil, nil, nil, o.explain(refusal.New(refusal.SessionClosed, "the session is %s", o.machine.State()))
 		}
 		now := o.e.now()
 		time := max(o.machine.Time(), now)
 		if err := fresh(req.Created, time); err != nil {
-			return nil, err
+			return nil, nil, nil, err
 		}
 		child := o.overlay.Child()
 		o.source.take()
-		result, refused, err := o.run(child, req, sequence, time)
+		if err := ledger.Originator(o.source.base, o.e.self); err != nil { // taken off the list, it originates nothing new; no question of the step's
+			return nil, nil, nil, o.e.stateRefusal(err)
+		}
+		result, refused, err := o.run(child, req, sequence, time, o.e.self)
 		asked := o.source.take()
 		switch {
 		case err != nil:
-			return nil, err
+			return nil, nil, nil, err
 		case refused != nil:
-			return nil, refused.With("session", o.id.String())
+			return nil, nil, nil, refused.With("session", o.id.String())
 		case !result.Recorded:
-			return o.unrecorded(result, time), nil
+			return nil, nil, o.unrecorded(result, time), nil
 		}
 		s := &stored{
 			tx:     wire.Transaction{Sequence: sequence, Request: *req, Response: result.Response, Originator: o.e.self, Time: time},
 			height: o.base, body: result.Body, questions: asked,
 		}
-		size := transactionSize(&s.tx)
-		if err := o.fits(size); err != nil {
-			return nil, err
+		if err := o.fits(transactionSize(&s.tx)); err != nil {
+			return nil, nil, nil, err
 		}
 		if !o.e.register(o, child.Reads(), o.overlay.Reads(), false) {
 			continue // a block came meanwhile and changed what the step has read
 		}
 		o.hint(sequence, child)
-		return o.record(s, child, size)
+		return s, child, nil, nil
 	}
-	return nil, refusal.New(refusal.Overloaded, "blocks change what this step reads faster than it can be run").With("retry_after_seconds", 1)
+	return nil, nil, nil, refusal.New(refusal.Overloaded, "blocks change what this step reads faster than it can be run").With("retry_after_seconds", 1)
 }
 
-// record takes an executed step into the session: machine, disk, endorsement, overlay.
-func (o *owner) record(s *stored, child *state.Overlay, size int) (*Answer, error) {
-	s.head = wire.TranscriptNext(o.machine.Head(), s.tx)
+// record takes an executed step into the session: machine, peers, disk, overlay. The peers work on it while this node's
+// disk does.
+func (o *owner) record(s *stored, child *state.Overlay, reply stepReply) {
+	previous := o.machine.Head()
+	s.head = wire.TranscriptNext(previous, s.tx)
+	s.seal = httpsig.SealAnswer(o.e.o.Key, s.tx.Time/1000, o.seen(s))
 	acts := o.machine.Step(session.Executed{Sequence: s.tx.Sequence, Request: s.tx.Request.Digest(), Head: s.head, Time: s.tx.Time})
+	var absent []wire.PublicKey
+	p := &pending{step: s, replies: []stepReply{reply}}
+	if slices.ContainsFunc(acts, isSend) {
+		p.sent = time.Now()
+		absent = o.e.cluster.sendStep(o, previous, s)
+	}
 	if _, err := o.do(acts, func(session.Record) []op {
 		return []op{{keyNumbered(o.id, partStep, s.tx.Sequence), s.encode()}}
 	}); err != nil {
-		return nil, err
+		reply(nil, err)
+		return
 	}
+	o.take(s, child)
+	o.e.counts.steps.Add(1)
+	o.pending = p
+	o.waits.Store(true)
+	for _, n := range absent {
+		o.voted(o.machine.Step(session.Dissented{Sequence: s.tx.Sequence, Node: n, Reason: refusal.Layer1Unavailable}))
+	}
+	o.voted(o.machine.Step(session.Endorsed{Sequence: s.tx.Sequence, Node: o.e.self, Head: s.head}))
+	if o.pending == p {
+		p.wait(o)
+	}
+}
+
+func isSend(a session.Action) bool {
+	_, ok := a.(session.Send)
+	return ok
+}
+
+// take moves the session behind a step that is on disk.
+func (o *owner) take(s *stored, child *state.Overlay) {
 	child.Merge()
-	o.size += size
+	o.size += transactionSize(&s.tx)
 	o.newest = max(o.newest, s.height)
 	o.asked = append(o.asked, s.questions...)
 	o.askedTo = append(o.askedTo, len(o.asked))
-	o.e.counts.steps.Add(1)
-	for _, a := range o.machine.Step(session.Endorsed{Sequence: s.tx.Sequence, Node: o.e.self, Head: s.head}) {
-		if _, ok := a.(session.Reply); ok {
-			return o.answer(s, false), nil
-		}
-	}
-	return nil, refusal.New(refusal.SessionBusy, "this step waits for endorsements").With("session", o.id.String())
+	o.votes = append(o.votes, nil)
+	o.mu.Lock()
+	o.tip = tip{s.tx.Sequence, s.head}
+	o.mu.Unlock()
 }
 
 // mayStep refuses a step for reasons that need no state.

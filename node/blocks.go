@@ -68,6 +68,7 @@ func (n *Node) deliver(ctx context.Context, p *parts) error {
 			if err := p.index.catchUp(b.Height); err != nil {
 				return err
 			}
+			p.tellBlock(b)
 			if p.engine != nil && b.Height > from {
 				p.engine.OnBlock(forLayer2(b))
 			}
@@ -79,7 +80,9 @@ func (n *Node) deliver(ctx context.Context, p *parts) error {
 func forLayer2(b layer1.Block) layer2.Block {
 	out := layer2.Block{Height: b.Height, Time: b.Time, Changes: b.Changes}
 	for _, s := range b.Sessions {
-		out.Sessions = append(out.Sessions, layer2.Settled{ID: s.ID, Transaction: s.Transaction, Actor: s.Actor, Keys: s.Keys})
+		out.Sessions = append(out.Sessions, layer2.Settled{
+			ID: s.ID, Transaction: s.Transaction, Actor: s.Actor, Keys: s.Keys, Part: s.Part, Steps: s.Steps, Head: s.Head, Final: s.Final,
+		})
 	}
 	return out
 }

@@ -9,11 +9,15 @@
 //	signatures          more than two thirds of their power signed this block, on this chain, at this height
 //	header              its hash is what they signed; it holds the time and the root of the block's transactions
 //	path                leads from the transaction to that root
-//	transaction         the session: its user's signature on the opening, on every step and on the commit, each covering all before it
+//	transaction         the session, or its part since the checkpoint before: its user's signature on the opening, on every step
+//	                    and on the commit, each covering all before it
 //	response bodies     have the digests that the transaction records
 //
 // A block is only signed if every honest validator replayed each session in it and got the recorded responses, so inclusion is the proof
 // that the session was committed and that what the user saw is what was committed.
+//
+// A session may be committed in parts (checkpoints), each with a receipt of its own. Layer 1 accepts a part only behind the part
+// before it, so the receipt of part k also proves that there are parts 1 to k-1, which end where it starts.
 //
 // The file is canonical: the same receipt has the same bytes, everything in it is bound by a hash or a signature, and nothing is said
 // twice. So a file with any byte changed does not verify. docs/format/receipt.md describes it.
@@ -42,10 +46,16 @@ type Proof struct {
 	BlockHash string    `json:"block_hash"`
 	// TransactionHash is the SHA-256 of the transaction's bytes, as the ledger names it.
 	TransactionHash string `json:"transaction_hash"`
-	// Session is the session's id, Transcript its final transcript head, Fingerprint that of the service that the user opened it for.
+	// Session is the session's id, Transcript its transcript head after the last step here, Fingerprint that of the service that the user opened it for.
 	Session     string `json:"session"`
 	Transcript  string `json:"transcript"`
 	Fingerprint string `json:"fingerprint"`
+	// Checkpoint counts the session's commits, from 1: which of them this is. Final says that it closes the session, FirstStep
+	// and LastStep which steps it holds; LastStep is FirstStep - 1 if it holds none.
+	Checkpoint uint64 `json:"checkpoint"`
+	Final      bool   `json:"final"`
+	FirstStep  uint64 `json:"first_step"`
+	LastStep   uint64 `json:"last_step"`
 	// Supersedes is the id of the session that this one replaced, or empty.
 	Supersedes string `json:"supersedes,omitempty"`
 	// Actor says who.
@@ -170,6 +180,8 @@ func verifySession(g *genesis, f *file, p *Proof) error {
 		return fmt.Errorf("response bodies: %d for %d steps", len(f.Bodies), len(c.Transactions))
 	}
 	p.Session, p.Transcript = proven.ID.String(), proven.Head.String()
+	p.Checkpoint, p.Final = proven.Start.Checkpoints+1, proven.Final
+	p.FirstStep, p.LastStep = proven.Start.Sequence+1, proven.Steps
 	p.Fingerprint = proven.Open.Fingerprint.String()
 	if proven.Open.Supersedes != nil {
 		p.Supersedes = proven.Open.Supersedes.String()
@@ -179,7 +191,7 @@ func verifySession(g *genesis, f *file, p *Proof) error {
 	for i := range c.Transactions {
 		tx := &c.Transactions[i]
 		if wire.Sum(f.Bodies[i]) != tx.Response.Body {
-			return fmt.Errorf("response bodies: that of step %d is not the one that was committed", i+1)
+			return fmt.Errorf("response bodies: that of step %d is not the one that was committed", tx.Sequence)
 		}
 		p.Steps = append(p.Steps, stepOf(tx, f.Bodies[i]))
 	}

@@ -40,6 +40,7 @@ func TestBuildVerify(t *testing.T) {
 		Transcript: s.Head().String(), Fingerprint: wire.Sum([]byte("the example's service")).String(),
 		Actor:   Actor{Key: wire.PublicKeyOf(c.client).DID(), ID: "OPR-001", Organisation: "Warehouse Ltd"},
 		Signers: 3, Validators: 4, Power: 30, TotalPower: 40,
+		Checkpoint: 1, Final: true, FirstStep: 1, LastStep: 3,
 	}
 	node := wire.PublicKeyOf(c.node).DID()
 	header := []Header{{"Content-Type", "application/json"}}

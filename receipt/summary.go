@@ -12,6 +12,9 @@ import (
 func (p *Proof) WriteSummary(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "session      %s\n", p.Session)
+	if p.Checkpoint > 1 || !p.Final {
+		fmt.Fprintf(&b, "part         %s\n", p.part())
+	}
 	if p.Supersedes != "" {
 		fmt.Fprintf(&b, "supersedes   %s\n", p.Supersedes)
 	}
@@ -31,6 +34,18 @@ func (p *Proof) WriteSummary(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// part says which part of a session that is committed in parts this is.
+func (p *Proof) part() string {
+	steps := "no steps"
+	if p.LastStep >= p.FirstStep {
+		steps = fmt.Sprintf("steps %d-%d", p.FirstStep, p.LastStep)
+	}
+	if p.Final {
+		return fmt.Sprintf("checkpoint %d, %s, closes the session", p.Checkpoint, steps)
+	}
+	return fmt.Sprintf("checkpoint %d, %s, the session stays open", p.Checkpoint, steps)
 }
 
 func (a Actor) describe() string {

@@ -180,10 +180,10 @@ func (l *layer1) block() {
 				l.t.Errorf("replay differs in %s: %v", field, err)
 			}
 		}
-		record := ledger.Settled{Height: height + 1, Actor: actor.ID, Transaction: wire.Sum(tx), Head: proven.Head, Steps: uint64(len(c.Transactions)), Time: 1}
+		record := ledger.Settled{Height: height + 1, Actor: actor.ID, Transaction: wire.Sum(tx), Head: proven.Head, Steps: proven.Steps, Time: 1, Checkpoints: c.Start.Checkpoints, Final: proven.Final}
 		ledger.Settle(child, proven.ID, record, proven.Open.Supersedes)
 		child.Merge()
-		settled = append(settled, layer2.Settled{ID: proven.ID, Transaction: wire.Sum(tx), Actor: actor.ID})
+		settled = append(settled, layer2.Settled{ID: proven.ID, Transaction: wire.Sum(tx), Actor: actor.ID, Part: c.Start.Checkpoints + 1, Steps: proven.Steps, Head: proven.Head, Final: proven.Final})
 		l.settled[proven.ID] = Transaction{Hash: wire.Sum(tx).String(), Height: height + 1, Kind: "session", Session: proven.ID.String(), Actor: actor.ID, Bytes: tx}
 	}
 	l.pool = nil

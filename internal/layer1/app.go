@@ -112,7 +112,11 @@ type Settled struct {
 	Index       int         // of the transaction in the block; 0 is the root statement
 	Actor       string
 	Key         wire.PublicKey
-	Keys        [][]byte // state keys it wrote, sorted; shared, not to be changed
+	Part        uint64      // which of the session's commits it is, from 1
+	Steps       uint64      // of the session, up to this commit
+	Head        wire.Digest // transcript head after them
+	Final       bool        // the session is closed; otherwise this was a checkpoint
+	Keys        [][]byte    // state keys it wrote, sorted; shared, not to be changed
 }
 
 // App implements the ABCI application. All methods are safe for concurrent use: the node may connect it with or without a

@@ -45,6 +45,10 @@ type Settled struct {
 	ID          wire.SessionID
 	Transaction wire.Digest // SHA-256 of the Layer 1 transaction
 	Actor       string      // the actor's id on the ledger
+	Part        uint64      // which of the session's commits it is, from 1
+	Steps       uint64      // of the session, up to this commit
+	Head        wire.Digest // transcript head after them
+	Final       bool        // the session is closed; otherwise this was a checkpoint
 	// Keys are the keys that this session wrote, if the ledger tells them apart; nil otherwise. They only serve to name
 	// the winner of a conflict when a block holds several sessions.
 	Keys [][]byte

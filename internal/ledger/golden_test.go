@@ -32,6 +32,7 @@ func TestGoldenRecords(t *testing.T) {
 	write(o, layer2Key(node), nodeRecord{Organisation: "Warehouse Ltd", Address: "10.0.0.1:9000", URL: "https://l2.warehouse.example"})
 	Settle(o, id, Settled{
 		Height: 42, Actor: "OPR-001", Transaction: wire.Digest(fill(0xbb, 32)), Head: wire.Digest(fill(0xcc, 32)), Steps: 6, Time: 1700000000123,
+		Checkpoints: 2, StepTime: 1700000000007, Final: true,
 	}, &old)
 	var b strings.Builder
 	for _, c := range o.Changes() {

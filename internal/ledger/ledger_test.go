@@ -304,6 +304,7 @@ func TestSettle(t *testing.T) {
 		want := Settled{
 			Height: rapid.Int64Range(1, 1<<62).Draw(t, "height"), Actor: rapid.StringMatching(`[a-z]{1,20}`).Draw(t, "actor"),
 			Steps: rapid.Uint64().Draw(t, "steps"), Time: rapid.Int64().Draw(t, "time"),
+			Checkpoints: rapid.Uint64().Draw(t, "checkpoints"), StepTime: rapid.Int64().Draw(t, "step time"), Final: rapid.Bool().Draw(t, "final"),
 		}
 		copy(want.Head[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "head"))
 		copy(want.Transaction[:], rapid.SliceOfN(rapid.Byte(), 32, 32).Draw(t, "tx"))

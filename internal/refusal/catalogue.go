@@ -97,6 +97,7 @@ const (
 	WrongFingerprint     Code = "wrong-fingerprint"
 	WrongSequence        Code = "wrong-sequence"
 	WrongSession         Code = "wrong-session"
+	WrongStart           Code = "wrong-start"
 	WrongTag             Code = "wrong-tag"
 	WrongTime            Code = "wrong-time"
 	WrongTranscript      Code = "wrong-transcript"
@@ -316,6 +317,9 @@ var catalogue = [...]Entry{
 	{WrongSession, 400, KindRefusal, "The request belongs to another session",
 		"A signed request names another session than the one it was sent with, or the id does not follow from the opening request.",
 		"Sign with the id that the opening request gives."},
+	{WrongStart, 409, KindRefusal, "The commit does not go on where the ledger's record of the session ends",
+		"A session is committed in parts (checkpoints), in order; this part goes on from another point than the newest one in a block ended at.",
+		"Nothing is lost: the node builds the part again from where the ledger is and submits it again."},
 	{WrongTag, 401, KindRefusal, "The signature is for another purpose",
 		"The signature's tag is not the one this request needs (tandem-open, tandem-step, tandem-commit).",
 		"Sign for this purpose; a signature made for one purpose is good for no other."},

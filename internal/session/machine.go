@@ -12,6 +12,7 @@
 package session
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -78,6 +79,8 @@ type Machine struct {
 	fault   refusal.Code
 	end     EndRecord
 	refused []Refused
+
+	progress progress // the checkpoints
 }
 
 // position is one recorded step.
@@ -210,6 +213,12 @@ func (m *Machine) Step(msg Message) []Action {
 		return m.commitRequested(msg)
 	case Rechecked:
 		return m.rechecked(msg)
+	case CheckpointRequested:
+		return m.checkpointRequested(msg)
+	case CheckpointRechecked:
+		return m.checkpointRechecked(msg)
+	case CheckpointSettled:
+		return m.checkpointSettled(msg)
 	case Faulted:
 		return m.faulted(msg)
 	case ConflictFound:
@@ -242,6 +251,10 @@ func (m *Machine) Restore(r Record) error {
 	case CommitRecord:
 		if !legal(m.state, Committing) {
 			return fmt.Errorf("commit in state %s", m.state)
+		}
+	case CheckpointRecord:
+		if why := m.restoreCheckpoint(r); why != "" {
+			return errors.New(why)
 		}
 	case FaultRecord:
 		if m.state != Open && m.state != Committing {
@@ -279,6 +292,8 @@ func (m *Machine) apply(r Record) {
 	case CommitRecord:
 		m.move(Committing)
 		m.commit = r.Request
+	case CheckpointRecord:
+		m.applyCheckpoint(r)
 	case FaultRecord:
 		if m.state == Committing {
 			m.move(Open)
@@ -360,7 +375,7 @@ func (m *Machine) misplaced(msg Message, sequence uint64, transcript wire.Digest
 	switch {
 	case sequence == 0:
 		return m.refuse(msg, refusal.WrongSequence, "sequences count from 1; the next is %d", n+1)
-	case m.mayFetch() && (sequence > n+1 || sequence == n+1 && n > 0 && transcript != m.Head()):
+	case m.mayFetch() && (sequence > n+1 || sequence == n+1 && n > m.progress.steps && transcript != m.Head()):
 		return []Action{Seek{max(1, n)}}
 	case sequence > n+1:
 		return m.refuse(msg, refusal.WrongSequence,
@@ -516,6 +531,9 @@ func (m *Machine) commitRequested(msg CommitRequested) []Action {
 	}
 	if r := m.misplaced(msg, msg.Sequence, msg.Transcript); r != nil {
 		return r
+	}
+	if m.progress.underway > 0 {
+		return []Action{Later{}}
 	}
 	return []Action{Recheck{}}
 }

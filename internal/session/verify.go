@@ -22,14 +22,18 @@ type Proven struct {
 	ID      wire.SessionID
 	Open    wire.OpenBody
 	Key     wire.PublicKey // signed the opening, every step and the commit
+	Start   wire.Start     // what of the session was committed before, according to this commit
+	Steps   uint64         // of the whole session, up to the commit
+	Final   bool           // the commit closes the session; otherwise it is a checkpoint
 	Head    wire.Digest    // the transcript head that the commit signs
 	Expires int64          // milliseconds since 1970, Open.ExpiresAt
 }
 
 // Verify checks everything about a session commit that needs no state: the opening request and its canonical body, the
-// session id derived from it, one sound key for all requests, sequences 1 to n, every target, the transcript chain, step times that never
-// go back and stay within [MaxSkewSeconds] of what the client signed, responses that can have been recorded, the commit's
-// place after the last step and its target, and every signature. A session without steps can be committed.
+// session id derived from it, one sound key for all requests, sequences from Start on, every target, the transcript chain from Start on,
+// step times that never go back and stay within [MaxSkewSeconds] of what the client signed, responses that can have been recorded, the commit's
+// place after the last step and its target, and every signature. A session without steps can be committed, but a checkpoint holds at
+// least one. That Start is where the commits before it ended is Layer 1's to compare; see the argument in checkpoint.go.
 //
 // Errors are refusals that name session, step (from 1) and field where they apply: bad-request, bad-json, bad-target,
 // body-too-large, header-too-large, unsupported-media-type, session-full, key-weak, wrong-session, wrong-sequence, wrong-time,
@@ -49,20 +53,26 @@ func verify(c *wire.SessionCommit, signatures bool) (Proven, error) {
 		return Proven{}, err
 	}
 	v := verifier{Proven: proven, signatures: signatures}
-	v.Head = wire.TranscriptStart(c.Open)
+	if err := c.Start.Check(); err != nil {
+		return Proven{}, v.refuse(err, 0, "start")
+	}
+	v.Start, v.Steps, v.Head = c.Start, c.Start.Sequence+uint64(len(c.Transactions)), c.Start.Head
+	if c.Start.Sequence == 0 {
+		v.Head = wire.TranscriptStart(c.Open)
+	}
 	if n := len(c.Transactions); n > wire.MaxSteps {
-		return Proven{}, v.refuse(refusal.New(refusal.SessionFull, "the session has %d steps, more than %d", n, wire.MaxSteps), 0, "transactions")
+		return Proven{}, v.refuse(refusal.New(refusal.SessionFull, "the session commit has %d steps, more than %d", n, wire.MaxSteps), 0, "transactions")
 	}
 	previous := int64(0)
 	for i := range c.Transactions {
 		tx := &c.Transactions[i]
-		if err := v.step(tx, uint64(i)+1, previous); err != nil {
+		if err := v.step(tx, c.Start.Sequence+uint64(i)+1, previous); err != nil {
 			return Proven{}, err
 		}
 		previous = tx.Time
 		v.Head = wire.TranscriptNext(v.Head, *tx)
 	}
-	if err := v.commit(&c.Commit, uint64(len(c.Transactions))+1); err != nil {
+	if err := v.commit(&c.Commit, len(c.Transactions)); err != nil {
 		return Proven{}, err
 	}
 	return v.Proven, nil
@@ -139,17 +149,22 @@ func (v *verifier) times(tx *wire.Transaction, previous int64) error {
 	return nil
 }
 
-func (v *verifier) commit(commit *wire.Request, sequence uint64) error {
+func (v *verifier) commit(commit *wire.Request, steps int) error {
 	if err := commit.Check(); err != nil {
 		return v.refuse(err, 0, "commit")
 	}
 	if want := PathCommit(v.ID); commit.Method != "POST" || commit.Path != want || commit.Query != "" {
 		return v.refuse(refusal.New(refusal.WrongSession, "a commit of this session is POST %s, not %s %.100s", want, commit.Method, commit.Path), 0, "commit.path")
 	}
-	if body := string(commit.Body); body != "" && body != "{}" {
-		return v.refuse(refusal.New(refusal.BadRequest, "the body of a commit is {} or empty"), 0, "commit.body")
+	final, err := ParseCommitBody(commit.Body)
+	if err == nil && !final && steps == 0 {
+		err = refusal.New(refusal.BadRequest, "a checkpoint holds at least one step")
 	}
-	return v.signed(httpsig.TagCommit, commit, httpsig.Place{Session: v.ID, Sequence: sequence, Transcript: v.Head}, 0, "commit")
+	if err != nil {
+		return v.refuse(err, 0, "commit.body")
+	}
+	v.Final = final
+	return v.signed(httpsig.TagCommit, commit, httpsig.Place{Session: v.ID, Sequence: v.Steps + 1, Transcript: v.Head}, 0, "commit")
 }
 
 func (v *verifier) signed(tag string, r *wire.Request, place httpsig.Place, step uint64, field string) error {

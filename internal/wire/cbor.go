@@ -54,6 +54,7 @@ type sessionRecord struct {
 	_            struct{} `cbor:",toarray"`
 	Kind         TransactionKind
 	Open         Request
+	Start        Start
 	Transactions []Transaction
 	Commit       Request
 }
@@ -69,7 +70,7 @@ func (t Transaction) Encode() []byte { return encode(t) }
 
 // Encode returns the canonical bytes of c: a Layer 1 transaction of [KindSession].
 func (c SessionCommit) Encode() []byte {
-	return encode(sessionRecord{Kind: KindSession, Open: c.Open, Transactions: c.Transactions, Commit: c.Commit})
+	return encode(sessionRecord{Kind: KindSession, Open: c.Open, Start: c.Start, Transactions: c.Transactions, Commit: c.Commit})
 }
 
 // Encode returns the canonical bytes of s: a Layer 1 transaction of [KindRoot].
@@ -125,13 +126,16 @@ func DecodeSessionCommit(b []byte) (SessionCommit, error) {
 	if err := decode(b, &record, "session commit"); err != nil {
 		return SessionCommit{}, err
 	}
-	c := SessionCommit{Open: record.Open, Transactions: record.Transactions, Commit: record.Commit}
+	c := SessionCommit{Open: record.Open, Start: record.Start, Transactions: record.Transactions, Commit: record.Commit}
+	if err := c.Start.Check(); err != nil {
+		return SessionCommit{}, locate(err, "field", "start")
+	}
 	if err := c.Open.limits(); err != nil {
 		return SessionCommit{}, locate(err, "field", "open")
 	}
 	for i := range c.Transactions {
 		if err := c.Transactions[i].limits(); err != nil {
-			return SessionCommit{}, locate(err, "step", i+1)
+			return SessionCommit{}, locate(err, "step", int(c.Start.Sequence)+i+1)
 		}
 	}
 	if err := c.Commit.limits(); err != nil {
@@ -161,7 +165,7 @@ func Kind(tx []byte) (TransactionKind, error) {
 	switch {
 	case len(tx) >= 2 && tx[0] == 0x83 && tx[1] == byte(KindRoot):
 		return KindRoot, nil
-	case len(tx) >= 2 && tx[0] == 0x84 && tx[1] == byte(KindSession):
+	case len(tx) >= 2 && tx[0] == 0x85 && tx[1] == byte(KindSession):
 		return KindSession, nil
 	}
 	return 0, refusal.New(refusal.NonCanonical, "the transaction is of no known kind")

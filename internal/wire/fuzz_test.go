@@ -41,7 +41,11 @@ func FuzzDecodeTransaction(f *testing.F) {
 
 func FuzzDecodeSessionCommit(f *testing.F) {
 	c := SessionCommit{Open: seedRequest(), Transactions: []Transaction{seedTransaction(), seedTransaction()}, Commit: seedRequest()}
-	fuzz(f, again(DecodeSessionCommit), c.Encode(), SessionCommit{}.Encode(), RootStatement{Height: 1}.Encode())
+	part := c
+	part.Start = Start{Checkpoints: 2, Sequence: 9, Head: Sum([]byte("head"))}
+	wrong := part
+	wrong.Start.Checkpoints = 10
+	fuzz(f, again(DecodeSessionCommit), c.Encode(), part.Encode(), wrong.Encode(), SessionCommit{}.Encode(), RootStatement{Height: 1}.Encode())
 }
 
 func FuzzDecodeRootStatement(f *testing.F) {

@@ -75,8 +75,15 @@ func genTransaction() *rapid.Generator[Transaction] {
 
 func genCommit() *rapid.Generator[SessionCommit] {
 	return rapid.Custom(func(t *rapid.T) SessionCommit {
+		var start Start
+		if rapid.Bool().Draw(t, "after a checkpoint") {
+			start.Checkpoints = rapid.Uint64Range(1, 9).Draw(t, "checkpoints")
+			start.Sequence = rapid.Uint64Range(start.Checkpoints, MaxSequence).Draw(t, "sequence")
+			start.Head = fill[Digest](t, "head")
+		}
 		return SessionCommit{
 			Open:         genRequest().Draw(t, "open"),
+			Start:        start,
 			Transactions: rapid.SliceOfN(genTransaction(), 0, 4).Draw(t, "transactions"),
 			Commit:       genRequest().Draw(t, "commit"),
 		}

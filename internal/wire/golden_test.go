@@ -83,6 +83,10 @@ func TestGolden(t *testing.T) {
 	checkGolden(t, "response.txt", vector("wire.Response: the answer to it", tx.Response.Encode(), "digest", tx.Response.Digest().String(), "body", string(e.bodies[0])))
 	checkGolden(t, "transaction.txt", vector("wire.Transaction: both, with originator and time", tx.Encode()))
 	checkGolden(t, "session-commit.txt", vector("wire.SessionCommit: the whole example session", e.commit.Encode(), "transaction hash", wire.Sum(e.commit.Encode()).String()))
+	part := e.commit
+	part.Start = wire.Start{Checkpoints: 1, Sequence: 1, Head: e.heads[1]}
+	part.Transactions = e.commit.Transactions[1:]
+	checkGolden(t, "session-commit-part.txt", vector("wire.SessionCommit: the example session after a checkpoint of its first step", part.Encode(), "transaction hash", wire.Sum(part.Encode()).String()))
 	checkGolden(t, "root-statement.txt", vector("wire.RootStatement: the first transaction of block 42", root.Encode()))
 	checkGolden(t, "open-body.txt", fmt.Sprintf("# wire.OpenBody, without and with supersedes\n%s\n%s\n", e.body.JSON(), supersedes.JSON()))
 	checkGolden(t, "transcript.txt", transcriptText(&e))
@@ -92,6 +96,7 @@ func TestGolden(t *testing.T) {
 	decodes(t, "response.txt", tx.Response, wire.DecodeResponse)
 	decodes(t, "transaction.txt", tx, wire.DecodeTransaction)
 	decodes(t, "session-commit.txt", e.commit, wire.DecodeSessionCommit)
+	decodes(t, "session-commit-part.txt", part, wire.DecodeSessionCommit)
 	decodes(t, "root-statement.txt", root, wire.DecodeRootStatement)
 }
 

@@ -45,9 +45,12 @@ func TranscriptStep(prev, request, response Digest, originator PublicKey, time i
 	return tagged(domainNext, b)
 }
 
-// Head returns the transcript head after all of the session's transactions.
+// Head returns the transcript head after all of the session commit's transactions.
 func (c *SessionCommit) Head() Digest {
-	head := TranscriptStart(c.Open)
+	head := c.Start.Head
+	if c.Start.Sequence == 0 {
+		head = TranscriptStart(c.Open)
+	}
 	for i := range c.Transactions {
 		head = TranscriptNext(head, c.Transactions[i])
 	}

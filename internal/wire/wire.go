@@ -12,6 +12,8 @@
 // Everything here is a pure function of its arguments and safe for concurrent use. Errors are coded refusals.
 package wire
 
+import "tandem/internal/refusal"
+
 // SessionID names a session: the first 16 bytes of SHA-256 over the signature base of its opening request. Text form:
 // base32 (RFC 4648), lower case, no padding: 26 characters.
 type SessionID [16]byte
@@ -62,11 +64,32 @@ type Transaction struct {
 	Time       int64 // milliseconds since 1970, chosen by the originator, agreed by the client's next signature
 }
 
-// SessionCommit is one Layer 1 transaction: a whole session.
+// SessionCommit is one Layer 1 transaction: a whole session, or the part of it after a checkpoint.
 type SessionCommit struct {
 	Open         Request
-	Transactions []Transaction
+	Start        Start
+	Transactions []Transaction // those after Start
 	Commit       Request
+}
+
+// Start is what of a session was committed before: the point that a session commit goes on from. The zero value is the
+// session's beginning, that is, nothing.
+type Start struct {
+	_           struct{} `cbor:",toarray"`
+	Checkpoints uint64   // how many commits of this session came before
+	Sequence    uint64   // how many steps they hold
+	Head        Digest   // the transcript head after the last of these; zero at the session's beginning
+}
+
+// Check refuses what is no point of a session: every checkpoint holds a step, and only the beginning has neither.
+func (s Start) Check() error {
+	switch {
+	case s.Checkpoints == 0 && (s.Sequence > 0 || !s.Head.IsZero()):
+		return refusal.New(refusal.NonCanonical, "a start after no checkpoint is the session's beginning")
+	case s.Checkpoints > s.Sequence || s.Sequence > MaxSequence:
+		return refusal.New(refusal.NonCanonical, "%d checkpoints do not hold %d steps", s.Checkpoints, s.Sequence)
+	}
+	return nil
 }
 
 // OpenBody is the JSON body of an opening request, in canonical form (fields in this order, no white space).
@@ -114,8 +137,10 @@ const (
 	MaxResponse = 256 << 10
 	// MaxTransaction bounds a Layer 1 transaction, so also every encoding in this package.
 	MaxTransaction = 1 << 20
-	// MaxSteps bounds the transactions of one session.
+	// MaxSteps bounds the transactions of one session commit.
 	MaxSteps = 4096
+	// MaxSequence bounds the steps of a session over all its checkpoints.
+	MaxSequence = 1 << 32
 	// MaxTarget bounds path and query together, the question mark included.
 	MaxTarget = 8 << 10
 	// MaxMethod bounds a method's name.

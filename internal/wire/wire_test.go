@@ -341,3 +341,29 @@ func unhex(t testing.TB, s string) []byte {
 	}
 	return b
 }
+
+// Start is canonical: nothing was committed before, or at least one step by each checkpoint.
+func TestStart(t *testing.T) {
+	head := Sum([]byte("head"))
+	for _, c := range []struct {
+		start Start
+		good  bool
+	}{
+		{Start{}, true},
+		{Start{Checkpoints: 1, Sequence: 1, Head: head}, true},
+		{Start{Checkpoints: 3, Sequence: 7, Head: head}, true},
+		{Start{Checkpoints: 1, Sequence: MaxSequence, Head: head}, true},
+		{Start{Sequence: 1}, false},
+		{Start{Head: head}, false},
+		{Start{Sequence: 1, Head: head}, false},
+		{Start{Checkpoints: 1}, false},
+		{Start{Checkpoints: 2, Sequence: 1, Head: head}, false},
+		{Start{Checkpoints: 1, Sequence: MaxSequence + 1, Head: head}, false},
+		{Start{Checkpoints: 1<<64 - 1, Sequence: 1<<64 - 1, Head: head}, false},
+	} {
+		_, err := DecodeSessionCommit(SessionCommit{Start: c.start, Open: seedRequest(), Commit: seedRequest()}.Encode())
+		if c.good != (err == nil) || err != nil && !refusal.Has(err, refusal.NonCanonical) {
+			t.Errorf("%+v: %v", c.start, err)
+		}
+	}
+}

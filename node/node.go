@@ -36,6 +36,7 @@ import (
 	comettypes "github.com/cometbft/cometbft/types"
 
 	"tandem"
+	"tandem/internal/events"
 	"tandem/internal/exec"
 	"tandem/internal/httpapi"
 	"tandem/internal/layer1"
@@ -110,6 +111,7 @@ type parts struct {
 	engine    *layer2.Engine // nil without the Layer 2 role
 	index     *index
 	queue     *blockQueue
+	events    *events.Log
 	server    *http.Server // nil if no HTTP is served
 }
 
@@ -280,13 +282,16 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 	if err := p.index.catchUp(height); err != nil {
 		return p, err
 	}
+	if p.events, err = n.openEvents(); err != nil {
+		return p, err
+	}
 	l := &chain{node: n, parts: p}
 	if n.cfg.Has(RoleLayer2) {
 		p.engine, err = layer2.Open(n.cfg.path(layer2Dir), layer2.Options{
 			Ledger: l, Runner: n.runner, Key: n.key, ChainID: n.doc.ChainID,
 			Custody: n.custody, DefaultActor: n.cfg.Layer2.DefaultActor,
 			Logger: n.logger.With("part", "layer2"),
-			Halt:   n.fail,
+			Halt:   n.fail, Events: p.events,
 		})
 		if err != nil {
 			return p, fmt.Errorf("layer 2: %w", err)
@@ -297,7 +302,7 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 	}
 	o := httpapi.Options{
 		Ledger: l, Runner: n.runner, Health: l, Service: n.svc, ChainID: n.doc.ChainID, Fingerprint: n.runner.Fingerprint(),
-		CommitWait: time.Duration(n.cfg.HTTP.CommitWait), Logger: n.logger.With("part", "http"),
+		CommitWait: time.Duration(n.cfg.HTTP.CommitWait), Logger: n.logger.With("part", "http"), Events: p.events,
 	}
 	if p.engine != nil {
 		o.Engine = p.engine
@@ -326,6 +331,7 @@ func (n *Node) serve(ctx context.Context, p *parts) error {
 		}()
 	}
 	start("blocks", func(ctx context.Context) error { return n.deliver(ctx, p) })
+	start("watch", func(ctx context.Context) error { return n.watch(ctx, p.events) })
 	err := p.consensus.start()
 	if err == nil {
 		start("peers", func(ctx context.Context) error { p.consensus.keepPeers(ctx, n.cfg.P2P.Peers); return nil })
@@ -348,6 +354,7 @@ func (n *Node) serve(ctx context.Context, p *parts) error {
 		case err = <-failed:
 		}
 		n.progress.stopping()
+		n.tellStop(p.events)
 		if p.server != nil { // phase 1: no new requests; those in flight are cut short, which answers waiting commits with 202
 			drain, stop := context.WithTimeout(context.Background(), drainTime)
 			abort()

@@ -108,6 +108,14 @@ type Layer2Config struct {
 	Custody string `toml:"custody"`
 	// DefaultActor acts for unsigned requests that name no actor. Default none.
 	DefaultActor string `toml:"default_actor"`
+	// PeerListen is host:port for the other Layer 2 nodes, which find this node by its address on the ledger's list. Empty
+	// (the default): this node works alone, and answers are endorsed by it alone.
+	PeerListen string `toml:"peer_listen"`
+	// Need is how many Layer 2 nodes, this one included, have to endorse a step before it is answered without waiting
+	// longer. Default 2; bounded by the number of nodes on the list.
+	Need int `toml:"need"`
+	// Wait is how long a step waits for that many before it is answered with fewer. Default 50ms.
+	Wait Duration `toml:"wait"`
 }
 
 // RPCConfig is the consensus engine's own RPC server, for operators who look into the engine.
@@ -161,7 +169,7 @@ func Default(home string) Config {
 		Mempool:   MempoolConfig{Size: 10_000, Bytes: 256 << 20},
 		State:     StateConfig{Keep: 1000},
 		Exec:      ExecConfig{Watchdog: Duration(2 * time.Second)},
-		Layer2:    Layer2Config{Key: "layer2_key.json"},
+		Layer2:    Layer2Config{Key: "layer2_key.json", Need: 2, Wait: Duration(50 * time.Millisecond)},
 		Log:       LogConfig{Level: "info", Format: "text"},
 	}
 }
@@ -250,6 +258,11 @@ func (c Config) Check() error {
 			return fmt.Errorf("rpc.listen: %q is not port and loopback address; the engine's RPC has no access control", c.RPC.Listen)
 		}
 	}
+	if c.Layer2.PeerListen != "" {
+		if _, _, err := net.SplitHostPort(c.Layer2.PeerListen); err != nil {
+			return fmt.Errorf("layer2.peer_listen: %q is not host:port", c.Layer2.PeerListen)
+		}
+	}
 	if c.Layer2.DefaultActor != "" && c.Layer2.Custody == "" {
 		return errors.New("layer2.default_actor: needs layer2.custody")
 	}
@@ -262,6 +275,7 @@ func (c Config) Check() error {
 		{"mempool.size", int64(c.Mempool.Size), 1, 1 << 20},
 		{"mempool.bytes", c.Mempool.Bytes, 1 << 20, 1 << 40},
 		{"mempool.per_actor", int64(c.Mempool.PerActor), 0, 1 << 20},
+		{"layer2.need", int64(c.Layer2.Need), 1, 64},
 		{"state.keep", int64(c.State.Keep), 10, 1 << 40},
 	} {
 		if bound.v < bound.low || bound.v > bound.high {
@@ -277,6 +291,7 @@ func (c Config) Check() error {
 		{"consensus.propose", c.Consensus.Propose, 0, time.Minute},
 		{"consensus.gossip_sleep", c.Consensus.GossipSleep, 0, time.Second},
 		{"consensus.heartbeat", c.Consensus.Heartbeat, time.Second, time.Minute},
+		{"layer2.wait", c.Layer2.Wait, time.Millisecond, 10 * time.Second},
 		{"exec.watchdog", c.Exec.Watchdog, 0, time.Minute},
 	} {
 		if v := time.Duration(bound.v); v < bound.low || v > bound.high {

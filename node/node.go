@@ -42,6 +42,7 @@ import (
 	"tandem/internal/layer1"
 	"tandem/internal/layer2"
 	"tandem/internal/ledger"
+	"tandem/internal/peer"
 	"tandem/internal/state"
 )
 
@@ -287,9 +288,14 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 	}
 	l := &chain{node: n, parts: p}
 	if n.cfg.Has(RoleLayer2) {
+		peers, err := n.peers()
+		if err != nil {
+			return p, fmt.Errorf("layer 2: %w", err)
+		}
 		p.engine, err = layer2.Open(n.cfg.path(layer2Dir), layer2.Options{
 			Ledger: l, Runner: n.runner, Key: n.key, ChainID: n.doc.ChainID,
 			Custody: n.custody, DefaultActor: n.cfg.Layer2.DefaultActor,
+			Peers: peers, Need: n.cfg.Layer2.Need, Wait: time.Duration(n.cfg.Layer2.Wait),
 			Logger: n.logger.With("part", "layer2"),
 			Halt:   n.fail, Events: p.events,
 		})
@@ -313,6 +319,14 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 	}
 	p.server = httpapi.NewServer(handler)
 	return p, nil
+}
+
+// peers is the transport to the other Layer 2 nodes; nil if the node works alone. The session engine runs it.
+func (n *Node) peers() (layer2.Peers, error) {
+	if n.cfg.Layer2.PeerListen == "" {
+		return nil, nil
+	}
+	return peer.NewGRPC(peer.Options{Key: n.key, Listen: n.cfg.Layer2.PeerListen, Logger: n.logger.With("part", "peer")})
 }
 
 // serve runs the opened parts until ctx ends or something fails, then stops them in phases.

@@ -3,10 +3,8 @@ package layer2
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -294,18 +292,6 @@ func (a *Answer) seen() httpsig.Answer {
 		Status: a.Status, Body: wire.Sum(a.Body), Session: a.Session, Sequence: a.Sequence, Transcript: a.Transcript,
 		Height: a.Height, Time: a.Time, Originator: a.Originator,
 	}
-}
-
-// endorsementHeader is a list of RFC 9651: DID;height=H;sig=:BASE64:, ...; the did:key is a string item.
-func endorsementHeader(all []Endorser) string {
-	var b strings.Builder
-	for i, x := range all {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, `"%s";height=%d;sig=:%s:`, x.Node.DID(), x.Height, base64.StdEncoding.EncodeToString(x.Signature[:]))
-	}
-	return b.String()
 }
 
 // Receive implements peer.Receiver. What needs a session's state is left to its owner.

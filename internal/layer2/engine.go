@@ -509,7 +509,6 @@ func (e *Engine) SignAnswer(h http.Header, status int, body []byte, a Answer) {
 // The headers of an answer that its signature does not cover.
 const (
 	HeaderEndorsements = "Tandem-Endorsements" // "k/n"
-	HeaderEndorsement  = "Tandem-Endorsement"  // the endorsements of nodes other than the originator, signed by them
 	HeaderFingerprint  = "Tandem-Fingerprint"  // hex, of the service this node runs
 )
 
@@ -525,9 +524,7 @@ func (e *Engine) signed(a *Answer, err error) (*Answer, error) {
 	if a.Recorded {
 		httpsig.SetAnswer(a.seen(), a.Seal, a.Signed)
 		a.Signed.Set(HeaderFingerprint, e.o.Runner.Fingerprint().String())
-		if len(a.Endorsers) > 0 {
-			a.Signed.Set(HeaderEndorsement, endorsementHeader(a.Endorsers))
-		}
+		httpsig.SetEndorsements(a.Signed, a.Endorsers)
 		a.Signed.Set(HeaderEndorsements, fmt.Sprintf("%d/%d", a.Endorsements, a.Of))
 	}
 	if !a.Recorded {

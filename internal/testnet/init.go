@@ -42,7 +42,7 @@ type Options struct {
 	DefaultActor string
 	// Parameters of the ledger. Zero: ledger.DefaultParameters.
 	Parameters ledger.GenesisParameters
-	// BasePort gives node i the ports BasePort+10i (peers) and BasePort+10i+1 (HTTP). 0: free ports.
+	// BasePort gives node i the ports BasePort+10i (consensus), BasePort+10i+1 (HTTP) and BasePort+10i+2 (other Layer 2 nodes). 0: free ports.
 	BasePort int
 	// HTTP is the address of the first Layer 2 node; empty: by BasePort. The others take free ports.
 	HTTP string
@@ -159,6 +159,7 @@ func newIdentity(home string, i int, at ports, o Options) (identity, error) {
 		return id, err
 	}
 	id.layer2 = key
+	cfg.Layer2.PeerListen = at.peer
 	if o.Custody {
 		cfg.Layer2.Custody, cfg.Layer2.DefaultActor = "custody", o.DefaultActor
 		if err := os.Mkdir(filepath.Join(home, "custody"), 0o700); err != nil {
@@ -217,7 +218,7 @@ func (o Options) genesis(nodes []identity) ([]byte, error) {
 			doc.Validators = append(doc.Validators, n.validator)
 			continue
 		}
-		g.Tandem.Layer2 = append(g.Tandem.Layer2, ledger.GenesisNode{Key: n.layer2, Organisation: n.cfg.Name, Address: "http://" + n.cfg.HTTP.Listen})
+		g.Tandem.Layer2 = append(g.Tandem.Layer2, ledger.GenesisNode{Key: n.layer2, Organisation: n.cfg.Name, Address: n.cfg.Layer2.PeerListen, URL: "http://" + n.cfg.HTTP.Listen})
 	}
 	var err error
 	if doc.AppState, err = g.JSON(); err != nil {
@@ -229,8 +230,8 @@ func (o Options) genesis(nodes []identity) ([]byte, error) {
 	return cometjson.MarshalIndent(doc, "", "  ")
 }
 
-// ports are the two addresses of a node.
-type ports struct{ p2p, http string }
+// ports are the addresses of a node; peer is only a Layer 2 node's.
+type ports struct{ p2p, http, peer string }
 
 func (o Options) ports(n int) ([]ports, error) {
 	host := o.Host
@@ -240,15 +241,18 @@ func (o Options) ports(n int) ([]ports, error) {
 	all := make([]ports, n)
 	if o.BasePort > 0 {
 		for i := range all {
-			all[i] = ports{net.JoinHostPort(host, strconv.Itoa(o.BasePort+10*i)), net.JoinHostPort(host, strconv.Itoa(o.BasePort+10*i+1))}
+			all[i] = ports{
+				net.JoinHostPort(host, strconv.Itoa(o.BasePort+10*i)), net.JoinHostPort(host, strconv.Itoa(o.BasePort+10*i+1)),
+				net.JoinHostPort(host, strconv.Itoa(o.BasePort+10*i+2)),
+			}
 		}
 	} else {
-		free, err := freeAddresses(host, 2*n)
+		free, err := freeAddresses(host, 3*n)
 		if err != nil {
 			return nil, err
 		}
 		for i := range all {
-			all[i] = ports{free[2*i], free[2*i+1]}
+			all[i] = ports{free[3*i], free[3*i+1], free[3*i+2]}
 		}
 	}
 	if o.HTTP != "" && o.Layer2 > 0 {

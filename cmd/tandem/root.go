@@ -45,6 +45,7 @@ Exit codes: 0 done; 1 refused or failed, standard error says why and what helps;
 		newSessionCommand(),
 		newCallCommand(),
 		newReceiptCommand(),
+		newEvidenceCommand(),
 		newErrorsCommand(),
 		newVersionCommand(),
 	)

@@ -99,15 +99,16 @@ var allowed = map[string][]string{
 	"tandem/internal/session":     {"refusal", "wire", "httpsig"},
 	"tandem/internal/layer1":      {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session"},
 	"tandem/internal/peer":        {"wire", "ledger"},
-	"tandem/internal/layer2":      {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "events", "peer"},
+	"tandem/internal/layer2":      {"evidence", "tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "events", "peer"},
 	"tandem/internal/httpapi":     {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer2", "events"},
 	"tandem/receipt":              {"refusal", "wire", "httpsig", "session"},
+	"tandem/evidence":             {"wire", "httpsig", "session"}, // like receipt: offline
 	"tandem/client":               {"refusal", "wire", "httpsig", "session", "receipt"},
 	"tandem/servicetest":          {"tandem", "refusal", "wire", "state", "exec"},
 	"tandem/node":                 {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer1", "layer2", "httpapi", "receipt", "events", "peer"},
 	"tandem/internal/testnet":     {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer1", "layer2", "httpapi", "receipt", "client", "node"},
 	"tandem/examples/supplychain": {"tandem"},
-	"tandem/cmd/tandem":           {"tandem", "refusal", "wire", "ledger", "receipt", "client", "node", "testnet", "supplychain"},
+	"tandem/cmd/tandem":           {"tandem", "refusal", "wire", "ledger", "receipt", "evidence", "client", "node", "testnet", "supplychain"},
 	"tandem/internal/archtest":    {},
 }
 

@@ -216,9 +216,7 @@ type seeker struct {
 // seek looks for missing steps at the other nodes and decides about the request when they are here or cannot be had. The
 // request's signature, at this place, is good.
 func (o *owner) seek(from uint64, place httpsig.Place, seek bool, reply stepReply, run func()) {
-	missing := refusal.New(refusal.TranscriptMissing, "the request stands at sequence %d over transcript %s; this node has %d steps with head %s",
-		place.Sequence, place.Transcript, o.machine.Len(), o.machine.Head()).
-		With("session", o.id.String()).With("sequence", o.machine.Len()).With("transcript", o.machine.Head().String())
+	missing := o.behind(place)
 	o.picked = place
 	if !seek {
 		reply(nil, missing)
@@ -242,6 +240,13 @@ func (o *owner) seek(from uint64, place httpsig.Place, seek bool, reply stepRepl
 		o.seeking = s
 	}
 	o.seeking.waiting = append(o.seeking.waiting, seeker{place, run})
+}
+
+// behind is the refusal of a request that signs over what this node does not have.
+func (o *owner) behind(place httpsig.Place) *refusal.Refusal {
+	return refusal.New(refusal.TranscriptMissing, "the request stands at sequence %d over transcript %s; this node has %d steps with head %s",
+		place.Sequence, place.Transcript, o.machine.Len(), o.machine.Head()).
+		With("session", o.id.String()).With("sequence", o.machine.Len()).With("transcript", o.machine.Head().String())
 }
 
 // sought looks, after a node has answered, who of those that wait need wait no longer.

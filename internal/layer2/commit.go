@@ -24,14 +24,14 @@ func (e *Engine) Commit(ctx context.Context, p *httpsig.Parsed) (Outcome, error)
 	if p.Tag != httpsig.TagCommit {
 		return Outcome{}, refusal.New(refusal.WrongTag, "a commit is signed with the tag %s, not %.64q", httpsig.TagCommit, p.Tag)
 	}
-	o, err := e.find(p.Place.Session)
+	o, err := e.findAnywhere(ctx, p.Place.Session)
 	if err != nil {
 		return e.committedElsewhere(p.Place.Session, err)
 	}
 	if err := o.signedBy(httpsig.TagCommit, &p.Request, p.Place); err != nil {
 		return Outcome{}, err
 	}
-	return o.await(ctx, release, func(w chan<- settlement) error { return o.commitWith(&p.Request, p.Place, w) })
+	return o.await(ctx, release, func(w chan<- settlement) error { return o.commitWith(&p.Request, p.Place, w, true) })
 }
 
 // await runs request on the owner's goroutine and waits for the settlement that it arranges.
@@ -71,11 +71,13 @@ func without(list []chan<- settlement, w chan<- settlement) []chan<- settlement 
 	return list
 }
 
-// commitWith decides about a commit whose signature is good and arranges for w to get the settlement.
-func (o *owner) commitWith(req *wire.Request, place httpsig.Place, w chan<- settlement) error {
+// commitWith decides about a commit whose signature is good and arranges for w to get the settlement. With seek, steps
+// that are missing here are looked for at other nodes first.
+func (o *owner) commitWith(req *wire.Request, place httpsig.Place, w chan<- settlement, seek bool) error {
 	if o.refused != nil {
 		return o.refused
 	}
+	o.followPolicy()
 	acts := o.machine.Step(session.CommitRequested{Sequence: place.Sequence, Transcript: place.Transcript, Request: req.Digest()})
 	for _, a := range acts {
 		switch a := a.(type) {
@@ -86,6 +88,13 @@ func (o *owner) commitWith(req *wire.Request, place httpsig.Place, w chan<- sett
 			return nil
 		case session.Await:
 			o.waiters = append(o.waiters, w)
+			return nil
+		case session.Seek:
+			o.seek(a.From, place, seek, func(_ *Answer, err error) { w <- settlement{err: err} }, func() {
+				if err := o.commitWith(req, place, w, false); err != nil {
+					w <- settlement{err: err}
+				}
+			})
 			return nil
 		}
 	}
@@ -117,6 +126,7 @@ func (o *owner) commitWith(req *wire.Request, place httpsig.Place, w chan<- sett
 	o.waiters = append(o.waiters, w)
 	o.e.committing(o)
 	o.submit(tx)
+	o.e.cluster.sendAll(o.endMessage(req).Encode())
 	return nil
 }
 
@@ -241,13 +251,29 @@ func (o *owner) settle(s Settled, height, time int64) {
 	if o.ended != nil {
 		number = o.ended.Number
 	}
-	if o.commit != nil && o.hash.IsZero() {
-		if tx, err := o.transaction(); err == nil {
-			o.hash = wire.Sum(tx)
-		}
-	}
+	o.whichCommit(s.Transaction)
 	o.ended = &endRecord{State: session.Committed.String(), Height: height, Transaction: s.Transaction, Time: time, Number: number, Ours: s.Transaction == o.hash}
 	_, _ = o.do(o.machine.Step(session.Settled{Height: height, Transaction: s.Transaction}), o.payload)
+}
+
+// whichCommit finds out which signed commit the block's transaction was made with: the one that this node submitted, or
+// one that another node has told of. The receipt needs it.
+func (o *owner) whichCommit(transaction wire.Digest) {
+	mine := o.commit
+	if mine != nil {
+		o.endings = append([]wire.Request{*mine}, o.endings...)
+	}
+	for i := range o.endings {
+		o.commit = &o.endings[i]
+		tx, err := o.transaction()
+		if err != nil {
+			break
+		}
+		if o.hash = wire.Sum(tx); o.hash == transaction {
+			return
+		}
+	}
+	o.commit = mine
 }
 
 // inView settles the session if the ledger's record of it is in the view already. The block itself may be told later.

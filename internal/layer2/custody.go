@@ -376,7 +376,7 @@ func (o *owner) commitCustody(c custodian, w chan<- settlement) error {
 		Method: "POST", Path: session.PathCommit(o.id), ContentType: "application/json", Body: []byte("{}"), Created: o.e.now() / 1000,
 	}
 	httpsig.Sign(c.key, httpsig.TagCommit, req, place)
-	return o.commitWith(req, place, w)
+	return o.commitWith(req, place, w, false)
 }
 
 // oneStepTries bounds how often a one-step session that is overtaken is begun again.
@@ -429,7 +429,7 @@ func (e *Engine) Abandon(ctx context.Context, p *httpsig.Parsed) (Session, error
 	if p.Tag != httpsig.TagStep {
 		return Session{}, refusal.New(refusal.WrongTag, "abandoning is signed with the tag %s, not %.64q", httpsig.TagStep, p.Tag)
 	}
-	o, err := e.find(p.Place.Session)
+	o, err := e.findAnywhere(ctx, p.Place.Session)
 	if err != nil {
 		return Session{}, err
 	}
@@ -445,7 +445,7 @@ func (e *Engine) Abandon(ctx context.Context, p *httpsig.Parsed) (Session, error
 				return Session{}, err
 			}
 		}
-		return o.abandon(p.Place)
+		return o.abandon(p.Place, &p.Request)
 	})
 }
 
@@ -460,21 +460,42 @@ func (e *Engine) AbandonCustody(ctx context.Context, id wire.SessionID, actor st
 	if err != nil {
 		return Session{}, err
 	}
-	if _, err := o.custodian(actor); err != nil {
+	c, err := o.custodian(actor)
+	if err != nil {
 		return Session{}, err
 	}
 	return ask(o, func() (Session, error) {
-		return o.abandon(httpsig.Place{Session: id, Sequence: o.machine.Len() + 1, Transcript: o.machine.Head()})
+		place := httpsig.Place{Session: id, Sequence: o.machine.Len() + 1, Transcript: o.machine.Head()}
+		req := &wire.Request{
+			Method: "DELETE", Path: session.PathOpen + "/" + id.String(), ContentType: "application/json", Created: e.now() / 1000,
+		}
+		httpsig.Sign(c.key, httpsig.TagStep, req, place)
+		return o.abandon(place, req)
 	})
 }
 
-func (o *owner) abandon(place httpsig.Place) (Session, error) {
+func (o *owner) abandon(place httpsig.Place, req *wire.Request) (Session, error) {
 	if o.refused != nil {
 		return Session{}, o.refused
 	}
+	o.followPolicy()
 	acts := o.machine.Step(session.AbandonRequested{Sequence: place.Sequence, Transcript: place.Transcript})
-	if _, err := o.do(acts, o.payload); err != nil {
+	if len(acts) > 0 {
+		if _, ok := acts[0].(session.Persist); ok {
+			o.leaving = req
+		}
+	}
+	rest, err := o.do(acts, o.payload)
+	if err != nil {
 		return Session{}, err
+	}
+	for _, a := range rest {
+		if _, ok := a.(session.Seek); ok {
+			return Session{}, o.behind(place)
+		}
+	}
+	if o.leaving == req {
+		o.e.cluster.sendAll(o.endMessage(req).Encode())
 	}
 	return o.status()
 }

@@ -228,7 +228,7 @@ func (e *Engine) owner(id wire.SessionID, l *loaded) *owner {
 	return &owner{
 		e: e, id: id, open: l.open, body: l.body, actor: l.actor, openHeight: l.height, openTime: l.time, place: -1,
 		machine: l.machine, base: l.newest, newest: l.newest, asked: l.asked, askedTo: l.askedTo, size: l.size,
-		commit: l.commit, fault: l.fault, conflict: l.conflict, ended: l.end, votes: l.votes, policy: l.policy,
+		commit: l.commit, fault: l.fault, conflict: l.conflict, ended: l.end, votes: l.votes, policy: l.policy, leaving: l.leaving,
 		tip: tip{l.machine.Len(), l.machine.Head()},
 	}
 }

@@ -229,6 +229,7 @@ type loaded struct {
 	askedTo  []int // asked[:askedTo[k]] belongs to the steps up to k+1
 	votes    [][]wire.Endorsement
 	policy   *session.Policy
+	leaving  *wire.Request
 }
 
 // load reads a session from the journal and takes its machine through the records. ok is false if there is none. An
@@ -293,6 +294,9 @@ func (e *Engine) load(id wire.SessionID) (*loaded, bool, error) {
 			}
 			l.end = end
 			if l.conflict, err = end.conflict(key); err != nil {
+				return err
+			}
+			if l.leaving, err = end.leaving(key); err != nil {
 				return err
 			}
 			state, _ := session.ParseState(end.State)
@@ -378,6 +382,17 @@ func (r *endRecord) conflict(key []byte) (*Conflict, error) {
 		return nil, damagedRecord(key, "holds no conflict: "+err.Error())
 	}
 	return &c, nil
+}
+
+func (r *endRecord) leaving(key []byte) (*wire.Request, error) {
+	if len(r.Request) == 0 {
+		return nil, nil
+	}
+	req, err := wire.DecodeRequest(r.Request)
+	if err != nil {
+		return nil, damagedRecord(key, err.Error())
+	}
+	return &req, nil
 }
 
 func (f *faultRecord) refusal() *refusal.Refusal {

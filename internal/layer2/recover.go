@@ -213,16 +213,23 @@ func (o *owner) endPayload(r session.EndRecord) []op {
 		if r.State == session.Conflicted && o.conflict != nil {
 			o.ended.Conflict, _ = json.Marshal(o.conflict)
 		}
+		if r.State == session.Abandoned && o.leaving != nil {
+			o.ended.Request = o.leaving.Encode()
+		}
 	}
 	if o.ended.Number == 0 {
 		o.ended.Number = o.e.numbers.Add(1)
 		o.e.kept.Add(1)
 	}
-	return []op{
+	ops := []op{
 		{keyPart(o.id, partEnd), encodeRecord(*o.ended)},
 		{keyEnded(o.ended.Number, o.id), []byte{}},
 		{keyLive(o.id), nil},
 	}
+	if r.State == session.Committed && o.commit != nil {
+		ops = append(ops, op{keyPart(o.id, partCommit), encodeRecord(commitRecord{Request: o.commit.Encode()})})
+	}
+	return ops
 }
 
 // prune deletes the oldest ended sessions beyond the number that is kept, some at a time.

@@ -77,6 +77,7 @@ func (s *Session) checkStep(p *httpsig.Parsed, rep *reply) (*Answer, *wire.Trans
 	out := &Answer{
 		Status: rep.status, Header: recordedHeader(rep.header), Body: rep.body, Session: s.id.String(), Sequence: a.Sequence,
 		Transcript: a.Transcript.String(), Height: a.Height, Time: time.UnixMilli(a.Time).UTC(), Originator: a.Originator.DID(),
+		Hint: rep.header.Get("Tandem-Hint"),
 	}
 	if rep.status >= http.StatusBadRequest { // not recorded: the session stands where it stood
 		if a.Sequence != p.Place.Sequence-1 {

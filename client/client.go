@@ -129,6 +129,9 @@ type Answer struct {
 	Height int64
 	// Time is the step's agreed time; for a read, the newest block's.
 	Time time.Time
+	// Hint names other open sessions that have written what this step read or wrote, and may get in its way if they are
+	// committed first (docs/http.md, Tandem-Hint). It is advice that nobody signs; "" if there is none, and on a retry.
+	Hint string
 	// Originator is the did:key of the node that answered; "" for a read.
 	Originator string
 	// Endorsed of Of Layer 2 nodes have run the step, agree and have it on disk: Endorsed is the number of Endorsers; Of is what

@@ -192,7 +192,7 @@ func (c call) behind(p *Problem) bool {
 	switch refusal.Code(p.Code) {
 	case refusal.SessionNotFound:
 		return true
-	case refusal.TranscriptMissing, refusal.WrongSequence, refusal.WrongTranscript:
+	case refusal.TranscriptMissing, refusal.PositionTaken, refusal.WrongSequence, refusal.WrongTranscript:
 		return c.signed != nil
 	case refusal.NotCommitted, refusal.BlockNotFound, refusal.TransactionNotFound:
 		return c.signed == nil

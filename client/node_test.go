@@ -230,7 +230,7 @@ func (n *node) upload(w http.ResponseWriter, body []byte) {
 	n.sessions.mu.Lock()
 	defer n.sessions.mu.Unlock()
 	n.uploads++
-	if known := n.open[id]; known == nil || known.steps < s.steps {
+	if known := n.open[id]; known == nil || known.steps <= s.steps {
 		n.open[id] = s
 	}
 	w.WriteHeader(http.StatusNoContent)

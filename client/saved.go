@@ -96,7 +96,7 @@ func (c *Client) Resume(text []byte, opts ...OpenOption) (*Session, error) {
 
 func (c *Client) resume(text []byte) (*Session, error) {
 	var f saved
-	if err := wire.StrictJSON(text, 4, &f); err != nil {
+	if err := wire.StrictJSON(text, 6, &f); err != nil {
 		return nil, err
 	}
 	if f.Version != savedVersion {

@@ -51,8 +51,8 @@ func TestNodeDiesBetweenSteps(t *testing.T) {
 			if o, err := s.Commit(t.Context()); err != nil || !o.Committed() {
 				t.Fatal(o, err)
 			}
-			if nodes[1].uploads != 1 || nodes[1].open[s.id].steps != steps {
-				t.Errorf("%d uploads, %d steps", nodes[1].uploads, nodes[1].open[s.id].steps)
+			if nodes[1].taken() != 1 || nodes[1].has(s).steps != steps {
+				t.Errorf("%d uploads, %d steps", nodes[1].taken(), nodes[1].has(s).steps)
 			}
 			for _, n := range nodes {
 				n.onePerPosition(t)
@@ -126,6 +126,7 @@ func TestTwoVariants(t *testing.T) {
 	s := mustOpen(t, c)
 	mustCall(t, s, "/one")
 	// The first node works on step 2, and its answer is lost; then it is out of reach for a while.
+	nodes[0].mu.Lock()
 	first := nodes[0].count
 	nodes[0].lose = func(n int) bool { return n == first+1 }
 	nodes[0].refuse = func(n int, _ *http.Request) *refusal.Refusal {
@@ -134,18 +135,19 @@ func TestTwoVariants(t *testing.T) {
 		}
 		return nil
 	}
+	nodes[0].mu.Unlock()
 	if a := mustCall(t, s, "/two"); a.Originator != wire.PublicKeyOf(nodes[1].key).DID() {
 		t.Fatalf("answered by %s", a.Originator)
 	}
-	if a, b := nodes[0].open[s.id], nodes[1].open[s.id]; a.steps != 2 || b.steps != 2 || a.head == b.head {
+	if a, b := nodes[0].has(s), nodes[1].has(s); a.steps != 2 || b.steps != 2 || a.head == b.head {
 		t.Fatalf("no two variants: %+v %+v", a, b)
 	}
 	nodes[1].srv.Close()
 	if a := mustCall(t, s, "/three"); a.Sequence != 3 || a.Originator != wire.PublicKeyOf(nodes[0].key).DID() {
 		t.Fatalf("%+v", a)
 	}
-	if nodes[0].uploads != 1 {
-		t.Errorf("%d uploads", nodes[0].uploads)
+	if nodes[0].taken() != 1 {
+		t.Errorf("%d uploads", nodes[0].taken())
 	}
 	if o, err := s.Commit(t.Context()); err != nil || !o.Committed() {
 		t.Fatal(o, err)
@@ -160,6 +162,7 @@ func TestTranscriptMissing(t *testing.T) {
 	s := mustOpen(t, c)
 	mustCall(t, s, "/one")
 	missing := true
+	nodes[1].mu.Lock()
 	nodes[1].refuse = func(_ int, r *http.Request) *refusal.Refusal {
 		if r.Method == http.MethodPut {
 			missing = false
@@ -169,9 +172,10 @@ func TestTranscriptMissing(t *testing.T) {
 		}
 		return nil
 	}
+	nodes[1].mu.Unlock()
 	nodes[0].srv.Close()
-	if a := mustCall(t, s, "/two"); a.Sequence != 2 || nodes[1].uploads != 1 {
-		t.Errorf("%+v, %d uploads", a, nodes[1].uploads)
+	if a := mustCall(t, s, "/two"); a.Sequence != 2 || nodes[1].taken() != 1 {
+		t.Errorf("%+v, %d uploads", a, nodes[1].taken())
 	}
 }
 

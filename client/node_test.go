@@ -236,6 +236,23 @@ func (n *node) upload(w http.ResponseWriter, body []byte) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// has returns what the node knows of a session.
+func (n *node) has(s *Session) served {
+	n.sessions.mu.Lock()
+	defer n.sessions.mu.Unlock()
+	if known := n.open[s.id]; known != nil {
+		return *known
+	}
+	return served{}
+}
+
+// taken returns how many transcripts the node has taken in.
+func (n *node) taken() int {
+	n.sessions.mu.Lock()
+	defer n.sessions.mu.Unlock()
+	return n.uploads
+}
+
 // note remembers which signatures came for which position.
 func (n *node) note(r *http.Request, body []byte) *httpsig.Parsed {
 	p, err := httpsig.FromHTTP(r, body)

@@ -261,7 +261,7 @@ func TestHeadAndOptions(t *testing.T) {
 	}
 	for path, allow := range map[string]string{
 		"/notes/a": "GET, HEAD, OPTIONS, PUT", "/tandem/v1/sessions": "OPTIONS, POST", "/tandem/v1/actors": "GET, HEAD, OPTIONS, POST",
-		"/tandem/v1/sessions/x": "DELETE, GET, HEAD, OPTIONS", "/healthz": "GET, HEAD, OPTIONS",
+		"/tandem/v1/sessions/x": "DELETE, GET, HEAD, OPTIONS, PUT", "/healthz": "GET, HEAD, OPTIONS",
 	} {
 		if rep := w.do("OPTIONS", path, ""); rep.status != 204 || rep.header.Get("Allow") != allow || rep.header.Get("Access-Control-Allow-Origin") != "" {
 			t.Errorf("OPTIONS %s: %d %v", path, rep.status, rep.header)

@@ -43,6 +43,7 @@ type Engine interface {
 	OneStep(ctx context.Context, actor, method, path, query, contentType string, body []byte) (*layer2.Answer, layer2.Outcome, error)
 	Abandon(ctx context.Context, p *httpsig.Parsed) (layer2.Session, error)
 	AbandonCustody(ctx context.Context, id wire.SessionID, actor string) (layer2.Session, error)
+	Upload(ctx context.Context, t wire.Transcript) (layer2.Session, error)
 	Session(ctx context.Context, id wire.SessionID) (layer2.Session, error)
 	Preview(ctx context.Context, id wire.SessionID) (layer2.Preview, error)
 	SignAnswer(h http.Header, status int, body []byte, a layer2.Answer)
@@ -154,6 +155,7 @@ func New(o Options) (http.Handler, error) {
 	}
 	a.routes.HandleFunc("POST /tandem/v1/sessions", a.open)
 	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}", a.session)
+	a.routes.HandleFunc("PUT /tandem/v1/sessions/{id}", a.upload)
 	a.routes.HandleFunc("DELETE /tandem/v1/sessions/{id}", a.abandon)
 	a.routes.HandleFunc("POST /tandem/v1/sessions/{id}/commit", a.commit)
 	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}/receipt", a.receipt)

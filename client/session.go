@@ -440,7 +440,7 @@ func (s *Session) commit(ctx context.Context, async bool) (Outcome, error) {
 	defer cancel()
 	for {
 		what := s.request(&s.pending.parsed)
-		what.async = async
+		what.async, what.wait = async, !async
 		rep, err := s.c.exchange(ctx, what)
 		if err != nil {
 			return s.outcome, err

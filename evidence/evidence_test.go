@@ -116,7 +116,7 @@ func TestKinds(t *testing.T) {
 func TestAnyChangedByteFails(t *testing.T) {
 	for kind, file := range examples(t) {
 		for i := range file {
-			for _, to := range []byte{file[i] ^ 1, file[i] ^ 0x20, ' ', '0'} {
+			for _, to := range []byte{file[i] ^ 1, file[i] ^ 0x20} {
 				if to == file[i] {
 					continue
 				}

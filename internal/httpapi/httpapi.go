@@ -46,6 +46,8 @@ type Engine interface {
 	Upload(ctx context.Context, t wire.Transcript) (layer2.Session, error)
 	Session(ctx context.Context, id wire.SessionID) (layer2.Session, error)
 	Preview(ctx context.Context, id wire.SessionID) (layer2.Preview, error)
+	Audit(ctx context.Context, id wire.SessionID) (layer2.Audit, error)
+	Evidence(ctx context.Context, id wire.SessionID, kind string) ([]byte, error)
 	SignAnswer(h http.Header, status int, body []byte, a layer2.Answer)
 	WaitHeight(ctx context.Context, height int64) error
 	Stats() layer2.Stats
@@ -160,6 +162,8 @@ func New(o Options) (http.Handler, error) {
 	a.routes.HandleFunc("POST /tandem/v1/sessions/{id}/commit", a.commit)
 	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}/receipt", a.receipt)
 	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}/conflict", a.conflict)
+	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}/audit", a.audit)
+	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}/evidence", a.evidence)
 	a.routes.HandleFunc("GET /tandem/v1/events", a.events)
 	a.routes.HandleFunc("GET /tandem/v1/blocks/{height}", a.block)
 	a.routes.HandleFunc("GET /tandem/v1/transactions/{hash}", a.transaction)

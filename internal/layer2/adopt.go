@@ -93,6 +93,9 @@ func (o *owner) adopt(steps []wire.Recorded, ended *wire.PeerEnded, from wire.Pu
 		case n == o.machine.Len():
 			return refusal.New(refusal.PositionTaken, "this node has step %d as another node answered it", n)
 		default:
+			if rest := steps[i+1:]; len(rest) > 0 { // what follows it signs over it
+				o.suspectClient(httpsig.TagStep, &rest[0].Transaction.Request, httpsig.Place{Session: o.id, Sequence: n + 1, Transcript: head})
+			}
 			return refusal.New(refusal.Equivocation, "step %d differs from what this node has, and the client has signed over that", n)
 		}
 		if from != (wire.PublicKey{}) {

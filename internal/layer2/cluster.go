@@ -260,6 +260,7 @@ func (o *owner) endorsed(from wire.PublicKey, m wire.PeerEndorse) {
 	if !slices.Contains(o.policy.Nodes, from) {
 		return
 	}
+	o.noteFrom(from, auditRecord{Event: auditEndorsed, Sequence: m.Sequence, Height: m.Height})
 	o.vote(m.Sequence, m.Head, wire.Endorsement{Node: from, Height: m.Height, Signature: m.Signature})
 	o.voted(o.machine.Step(session.Endorsed{Sequence: m.Sequence, Node: from, Head: m.Head}))
 }
@@ -272,6 +273,7 @@ func (o *owner) dissented(from wire.PublicKey, m wire.PeerDissent) {
 	o.e.o.Logger.Info("a Layer 2 node does not endorse a step", "session", o.id, "step", m.Sequence, "peer", from,
 		"reason", m.Reason, "height", m.Height, "detail", m.Detail)
 	o.e.counts.dissents.Add(1)
+	o.noteFrom(from, auditRecord{Event: auditDissented, Sequence: m.Sequence, Code: m.Reason, Height: m.Height, Detail: m.Detail})
 	o.voted(o.machine.Step(session.Dissented{Sequence: m.Sequence, Node: from, Reason: refusal.Code(m.Reason)}))
 }
 

@@ -82,6 +82,8 @@ func (o *owner) commitWith(req *wire.Request, place httpsig.Place, w chan<- sett
 	for _, a := range acts {
 		switch a := a.(type) {
 		case session.Refuse:
+			o.noteError(auditRefused, place.Sequence, a.Refusal)
+			o.suspectClient(httpsig.TagCommit, req, place)
 			return o.explain(a.Refusal)
 		case session.Tell: // committed already
 			w <- o.settlement()
@@ -168,6 +170,7 @@ const submitTime = 10 * time.Second
 func (o *owner) submit(tx []byte) {
 	o.submitting, o.submitted, o.submittedTime = true, o.e.Height(), o.e.now()
 	o.e.counts.submitted.Add(1)
+	o.note(auditRecord{Event: auditSubmitted, Height: o.submitted})
 	if !o.e.owners.add() {
 		return
 	}
@@ -187,6 +190,7 @@ func (o *owner) submissionEnded(err error) {
 	if err == nil || o.machine.State() != session.Committing {
 		return
 	}
+	o.noteError(auditResult, 0, err)
 	r, ok := refusal.As(err)
 	if !ok {
 		o.e.o.Logger.Warn("commit not submitted, will try again", "session", o.id, "error", err)

@@ -93,6 +93,7 @@ func (o *owner) begin() {
 		o.e.finished(o)
 		return
 	}
+	o.noteOpened()
 	o.noteState()
 }
 

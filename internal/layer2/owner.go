@@ -49,6 +49,7 @@ type owner struct {
 	conflict *Conflict
 	ended    *endRecord
 	hinted   hinted
+	trail    trail
 	votes    [][]wire.Endorsement // by step: endorsements of others, and this node's of steps that others have originated
 	policy   *session.Policy      // the machine's
 	pending  *pending             // the last step, while it waits for endorsements
@@ -142,13 +143,16 @@ func (o *owner) do(acts []session.Action, payload func(session.Record) []op) (re
 	for _, a := range acts {
 		switch a := a.(type) {
 		case session.Persist:
-			if err := o.e.journal.append(payload(a.Record)...); err != nil {
+			ops := payload(a.Record)
+			o.audit(a.Record) // goes with it
+			if err := o.e.journal.append(ops...); err != nil {
 				return nil, o.e.diskRefusal(err)
 			}
 			o.noteRecord(a.Record)
 		case session.Tell:
 			o.tell(a.State)
 		case session.Refuse:
+			o.noteError(auditRefused, 0, a.Refusal)
 			return nil, o.explain(a.Refusal)
 		case session.Halt:
 			o.e.halt(&haltError{o.id, a.Reason})

@@ -25,6 +25,8 @@ import (
 //	s ID d                 why it cannot be committed
 //	s ID e SEQUENCE        evidence: a second signed request for a position
 //	s ID v SEQUENCE        other nodes' endorsements of a step, and this one's of another originator's
+//	s ID p KIND            an evidence file
+//	s ID u NUMBER          a decision, of the audit trail
 //	s ID z                 the outcome
 //	x NUMBER ID            ended sessions, oldest first
 var (
@@ -38,6 +40,8 @@ const (
 	partCommit   = 'c'
 	partFault    = 'd'
 	partEvidence = 'e'
+	partProof    = 'p' // evidence files
+	partAudit    = 'u'
 	partVotes    = 'v'
 	partEnd      = 'z'
 )
@@ -73,6 +77,10 @@ func nameOf(key []byte) string {
 			return fmt.Sprintf("the evidence of session %s", id)
 		case part == partVotes:
 			return fmt.Sprintf("the endorsements of session %s", id)
+		case part == partProof:
+			return fmt.Sprintf("the evidence file of session %s", id)
+		case part == partAudit:
+			return fmt.Sprintf("the audit trail of session %s", id)
 		case part == partEnd:
 			return fmt.Sprintf("the outcome of session %s", id)
 		}
@@ -285,6 +293,8 @@ func (e *Engine) load(id wire.SessionID) (*loaded, bool, error) {
 				return damagedRecord(key, "has a key of the wrong size")
 			}
 			rec = session.EvidenceRecord{Sequence: binary.BigEndian.Uint64(key[18:])}
+		case partAudit, partProof: // read when somebody asks
+			return nil
 		case partVotes:
 			return e.loadVotes(key, b, &l)
 		case partEnd:

@@ -91,6 +91,7 @@ func (o *owner) rerunTo(v *state.View, last uint64) (*difference, error) {
 		return diff, nil
 	}
 	source.want, source.keys = false, nil
+	o.noteRerun(v.Height())
 	o.overlay, o.source, o.base, o.asked, o.askedTo = overlay, source, v.Height(), asked, askedTo
 	return nil, nil
 }

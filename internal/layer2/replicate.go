@@ -45,6 +45,7 @@ func (o *owner) replicate(from wire.PublicKey, m wire.PeerStep) {
 		o.vouch(from, sequence)
 		return
 	}
+	o.suspectNode(&m.Step, m.Previous)
 	o.dissent(from, sequence, m.Head, err)
 }
 
@@ -67,6 +68,7 @@ func (o *owner) replicated(from wire.PublicKey, m wire.PeerStep) (again bool, er
 	acts := o.machine.Step(session.Replicated{Sequence: tx.Sequence, Previous: m.Previous, Request: tx.Request.Digest(), Head: m.Head})
 	rest, err := o.do(acts, func(session.Record) []op { return o.evidence(&tx.Request, tx.Sequence) })
 	if err != nil {
+		o.suspectClient(httpsig.TagStep, &tx.Request, httpsig.Place{Session: o.id, Sequence: tx.Sequence, Transcript: m.Previous})
 		return false, err
 	}
 	for _, a := range rest {
@@ -237,6 +239,7 @@ func (o *owner) dissent(to wire.PublicKey, sequence uint64, head wire.Digest, er
 			m.Response, _ = wire.ParseDigest(text)
 		}
 	}
+	o.noteFrom(to, auditRecord{Event: auditDissent, Sequence: sequence, Code: m.Reason, Height: m.Height, Detail: m.Detail})
 	if o.refused == nil && sequence <= o.machine.Len() {
 		m.Mine = o.machine.HeadAt(sequence)
 	}

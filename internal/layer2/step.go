@@ -85,6 +85,7 @@ func (o *owner) step(req *wire.Request, place httpsig.Place, reply stepReply, se
 	acts := o.machine.Step(session.StepRequested{Sequence: place.Sequence, Transcript: place.Transcript, Request: req.Digest()})
 	rest, err := o.do(acts, func(session.Record) []op { return o.evidence(req, place.Sequence) })
 	if err != nil {
+		o.suspectClient(httpsig.TagStep, req, place)
 		reply(nil, err)
 		return
 	}
@@ -127,6 +128,7 @@ func (o *owner) execute(req *wire.Request, sequence uint64, reply stepReply) {
 	s, child, unrecorded, err := o.originate(req, sequence)
 	switch {
 	case err != nil:
+		o.noteError(auditRefused, sequence, err)
 		reply(nil, err)
 	case unrecorded != nil:
 		reply(unrecorded, nil)

@@ -44,6 +44,7 @@ Exit codes: 0 done; 1 refused or failed, standard error says why and what helps;
 		newKeysCommand(),
 		newSessionCommand(),
 		newCallCommand(),
+		newEventsCommand(),
 		newReceiptCommand(),
 		newEvidenceCommand(),
 		newErrorsCommand(),

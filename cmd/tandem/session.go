@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,7 +23,7 @@ Layer 1. The state of a session is kept in the client's home, so that each step 
   tandem demo package | tandem call POST /packages --data @- --session current
   tandem session commit current`,
 	}
-	cmd.AddCommand(newSessionOpenCommand(), newSessionShowCommand(), newSessionCommitCommand(), newSessionAbandonCommand(), newSessionListCommand())
+	cmd.AddCommand(newSessionOpenCommand(), newSessionShowCommand(), newSessionCommitCommand(), newSessionAbandonCommand(), newSessionSupersedeCommand(), newSessionListCommand())
 	return cmd
 }
 
@@ -109,7 +110,7 @@ func (p *profile) openSigned(cmd *cobra.Command, s *savedSession, ref keyRef, li
 	if err != nil {
 		return err
 	}
-	s.ID, s.Key = session.ID(), &ref
+	s.ID, s.Key, s.URLs = session.ID(), &ref, c.URLs() // with those that were learned
 	s.State, err = session.Marshal()
 	return err
 }
@@ -119,7 +120,8 @@ func newSessionShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show [SESSION]",
 		Short: "Show what the node says about a session, as JSON",
-		Long:  `Shows a session's status and steps as a node tells them. SESSION is an id or "current", which is the default.`,
+		Long: `Shows a session's status and steps as a node tells them, and for each step that was made from this home the Layer 2 nodes
+that have endorsed it: nodes whose signatures this program has verified. SESSION is an id or "current", which is the default.`,
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := place.sessionID(sessionArgument(args))
@@ -135,12 +137,47 @@ func newSessionShowCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if saved.State != nil {
+				if body, err = withEndorsers(body, saved); err != nil {
+					return err
+				}
+			}
 			return printJSON(cmd.OutOrStdout(), json.RawMessage(body))
 		},
 	}
 	place.addHome(cmd)
 	place.addURL(cmd)
 	return cmd
+}
+
+// withEndorsers adds to what a node says about a session who has endorsed its steps, as this home has it on record and
+// verifies again.
+func withEndorsers(body []byte, saved savedSession) ([]byte, error) {
+	c, err := client.New(client.Config{URLs: saved.URLs})
+	if err != nil {
+		return nil, err
+	}
+	s, err := c.Resume(saved.State)
+	if err != nil {
+		return nil, err
+	}
+	type endorsed struct {
+		Step  int               `json:"step"`
+		Nodes []client.Endorser `json:"nodes"`
+	}
+	steps := []endorsed{}
+	for i, nodes := range s.Endorsements() {
+		steps = append(steps, endorsed{i + 1, nodes})
+	}
+	list, err := json.Marshal(steps)
+	if err != nil {
+		return nil, err
+	}
+	text := strings.TrimRight(string(body), " \n")
+	if !strings.HasSuffix(text, "}") {
+		return nil, fmt.Errorf("the node's answer is no object: %.100q", text)
+	}
+	return fmt.Appendf(nil, `%s,"endorsed_by":%s}`, text[:len(text)-1], list), nil
 }
 
 // sessionArgument is the session named on the command line, by default the current one.

@@ -154,13 +154,13 @@ func (c *chain) Transaction(_ context.Context, hash wire.Digest) (httpapi.Transa
 	return out, nil
 }
 
-// Receipt implements httpapi.Ledger: the proof that the session was committed. The response bodies are those that this
+// Receipt implements httpapi.Ledger: the proof that the session, or a part of it, was committed. The response bodies are those that this
 // node's session engine has kept; a session that was committed through another node is not found here.
-func (c *chain) Receipt(ctx context.Context, id wire.SessionID) ([]byte, error) {
+func (c *chain) Receipt(ctx context.Context, id wire.SessionID, part uint64) ([]byte, error) {
 	if c.parts.engine == nil {
 		return nil, refusal.New("no-layer2", "receipts are kept by Layer 2 nodes; this node is none")
 	}
-	done, err := c.parts.engine.Committed(ctx, id)
+	done, err := c.parts.engine.Committed(ctx, id, part)
 	if err != nil {
 		return nil, err
 	}

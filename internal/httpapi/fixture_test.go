@@ -223,7 +223,7 @@ func (l *layer1) Transaction(_ context.Context, hash wire.Digest) (Transaction, 
 	return Transaction{}, refusal.New(refusal.TransactionNotFound, "")
 }
 
-func (l *layer1) Receipt(_ context.Context, id wire.SessionID) ([]byte, error) {
+func (l *layer1) Receipt(_ context.Context, id wire.SessionID, _ uint64) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	t, ok := l.settled[id]

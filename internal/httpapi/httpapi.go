@@ -40,6 +40,7 @@ type Engine interface {
 	StepCustody(ctx context.Context, id wire.SessionID, actor, method, path, query, contentType string, body []byte, sequence *uint64) (*layer2.Answer, error)
 	Commit(ctx context.Context, p *httpsig.Parsed) (layer2.Outcome, error)
 	CommitCustody(ctx context.Context, id wire.SessionID, actor string) (layer2.Outcome, error)
+	CheckpointCustody(ctx context.Context, id wire.SessionID, actor string) (layer2.Outcome, error)
 	OneStep(ctx context.Context, actor, method, path, query, contentType string, body []byte) (*layer2.Answer, layer2.Outcome, error)
 	Abandon(ctx context.Context, p *httpsig.Parsed) (layer2.Session, error)
 	AbandonCustody(ctx context.Context, id wire.SessionID, actor string) (layer2.Session, error)
@@ -68,8 +69,9 @@ type Ledger interface {
 	Block(ctx context.Context, height int64) (Block, error)
 	// Transaction returns the Layer 1 transaction with this hash; transaction-not-found if there is none.
 	Transaction(ctx context.Context, hash wire.Digest) (Transaction, error)
-	// Receipt returns the receipt file of a committed session; session-not-found or not-committed otherwise.
-	Receipt(ctx context.Context, id wire.SessionID) ([]byte, error)
+	// Receipt returns the receipt file of a session's commit number part, counted from 1 (all but the last may be checkpoints), or of
+	// the newest with part 0; session-not-found or not-committed if there is none.
+	Receipt(ctx context.Context, id wire.SessionID, part uint64) ([]byte, error)
 	// Genesis returns the genesis file, byte for byte.
 	Genesis() []byte
 	// Status describes the node and the network as this node sees it now.

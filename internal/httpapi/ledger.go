@@ -2,9 +2,11 @@ package httpapi
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 
 	"tandem/internal/refusal"
+	"tandem/internal/session"
 	"tandem/internal/wire"
 )
 
@@ -62,14 +64,33 @@ func (a *api) receipt(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	file, err := a.o.Ledger.Receipt(r.Context(), id)
+	part, name := uint64(0), "receipt-"+id.String()
+	if text := r.URL.Query().Get("checkpoint"); text != "" {
+		if part, err = strconv.ParseUint(text, 10, 32); err != nil || part == 0 {
+			a.fail(w, r, refusal.New(refusal.BadRequest, "checkpoint is a number from 1, not %q", shorten(text)))
+			return
+		}
+		name += "-" + strconv.FormatUint(part, 10)
+	}
+	file, err := a.o.Ledger.Receipt(r.Context(), id, part)
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	forever(w)
-	w.Header().Set("Content-Disposition", `attachment; filename="receipt-`+id.String()+`.json"`)
+	if part > 0 || a.closed(r, id) {
+		forever(w)
+	}
+	w.Header().Set("Content-Disposition", `attachment; filename="`+name+`.json"`)
 	a.writeBytes(w, r, http.StatusOK, "application/json", file)
+}
+
+// closed reports whether the session is committed for good, so that its newest receipt stays the newest.
+func (a *api) closed(r *http.Request, id wire.SessionID) bool {
+	if a.o.Engine == nil {
+		return false
+	}
+	s, err := a.o.Engine.Session(r.Context(), id)
+	return err == nil && s.Status == session.Committed
 }
 
 // status serves GET /tandem/v1/status.

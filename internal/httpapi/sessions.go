@@ -143,31 +143,33 @@ func (a *api) signOwn(w http.ResponseWriter, status int, body []byte, about laye
 	a.o.Engine.SignAnswer(w.Header(), status, body, about)
 }
 
-// named reads the signature of a request about the session in its path, and that session.
-func (a *api) named(w http.ResponseWriter, r *http.Request, tag string) (p *httpsig.Parsed, id wire.SessionID, err error) {
-	p, body, err := a.signed(w, r, tag)
+// named reads the signature of a request about the session in its path, that session and the body.
+func (a *api) named(w http.ResponseWriter, r *http.Request, tag string) (p *httpsig.Parsed, id wire.SessionID, body []byte, err error) {
+	p, body, err = a.signed(w, r, tag)
 	if err != nil {
-		return nil, id, err
+		return nil, id, nil, err
 	}
 	if id, err = sessionID(r.PathValue("id")); err != nil {
-		return nil, id, err
+		return nil, id, nil, err
 	}
-	if err := strictObject(body, &struct{}{}); err != nil {
-		return nil, id, err
+	if tag != httpsig.TagCommit { // a commit's body is read where it is decided
+		if err := strictObject(body, &struct{}{}); err != nil {
+			return nil, id, nil, err
+		}
 	}
 	if p != nil && p.Place.Session != id {
-		return nil, id, refusal.New(refusal.WrongSession, "the path and the signed Tandem-Session name different sessions").
+		return nil, id, nil, refusal.New(refusal.WrongSession, "the path and the signed Tandem-Session name different sessions").
 			With("session", id)
 	}
 	if header := r.Header.Get("Tandem-Session"); header != "" && header != id.String() {
-		return nil, id, refusal.New(refusal.WrongSession, "the path and Tandem-Session name different sessions").With("session", id)
+		return nil, id, nil, refusal.New(refusal.WrongSession, "the path and Tandem-Session name different sessions").With("session", id)
 	}
-	return p, id, nil
+	return p, id, body, nil
 }
 
 // abandon serves DELETE /tandem/v1/sessions/{id}.
 func (a *api) abandon(w http.ResponseWriter, r *http.Request) {
-	p, id, err := a.named(w, r, httpsig.TagStep)
+	p, id, _, err := a.named(w, r, httpsig.TagStep)
 	if err != nil {
 		a.fail(w, r, err)
 		return
@@ -188,21 +190,30 @@ func (a *api) abandon(w http.ResponseWriter, r *http.Request) {
 // Committing is what a commit's answer says while Layer 1 has not decided.
 const Committing = "waiting for Layer 1 to put the session into a block; nothing is lost, ask again or read the session's status"
 
+// statusCheckpoint is the status of a commit that a block holds while the session stays open.
+const statusCheckpoint = "checkpoint"
+
 // outcome is the JSON of a commit's answer.
 type outcome struct {
-	Status      session.State `json:"status"`
-	Session     string        `json:"session_id"`
-	Height      int64         `json:"height,omitempty"`
-	Transaction string        `json:"transaction_hash,omitempty"`
-	Time        int64         `json:"time_ms,omitempty"`
-	Steps       uint64        `json:"steps"`
-	Transcript  string        `json:"transcript"`
-	Detail      string        `json:"detail,omitempty"`
+	Status      string `json:"status"` // committed, checkpoint or committing
+	Session     string `json:"session_id"`
+	Height      int64  `json:"height,omitempty"`
+	Transaction string `json:"transaction_hash,omitempty"`
+	Time        int64  `json:"time_ms,omitempty"`
+	Steps       uint64 `json:"steps"` // of the session, up to this commit
+	Transcript  string `json:"transcript"`
+	Checkpoint  uint64 `json:"checkpoint,omitempty"` // its number, from 1, if the session stays open
+	Detail      string `json:"detail,omitempty"`
 }
 
 // commit serves POST /tandem/v1/sessions/{id}/commit.
 func (a *api) commit(w http.ResponseWriter, r *http.Request) {
-	p, id, err := a.named(w, r, httpsig.TagCommit)
+	p, id, body, err := a.named(w, r, httpsig.TagCommit)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	final, err := finalCommit(p, body)
 	if err != nil {
 		a.fail(w, r, err)
 		return
@@ -210,10 +221,13 @@ func (a *api) commit(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := a.patience(w, r)
 	defer cancel()
 	var o layer2.Outcome
-	if p != nil {
+	switch {
+	case p != nil:
 		o, err = a.o.Engine.Commit(ctx, p)
-	} else {
+	case final:
 		o, err = a.o.Engine.CommitCustody(ctx, id, r.Header.Get("Tandem-Actor"))
+	default:
+		o, err = a.o.Engine.CheckpointCustody(ctx, id, r.Header.Get("Tandem-Actor"))
 	}
 	a.metrics.committed(o, err)
 	if err != nil {
@@ -221,6 +235,19 @@ func (a *api) commit(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.writeOutcome(w, r, o)
+}
+
+// finalCommit says whether a commit closes the session. What a client signs has one of few exact texts; what the node is to
+// sign for it, in custody, is any JSON of that meaning.
+func finalCommit(p *httpsig.Parsed, body []byte) (bool, error) {
+	if p != nil {
+		return session.ParseCommitBody(p.Request.Body)
+	}
+	ask := struct {
+		Final bool `json:"final"`
+	}{true}
+	err := strictObject(body, &ask)
+	return ask.Final, err
 }
 
 // patience bounds the wait for Layer 1: by the node's limit, and by what the client prefers (RFC 7240 respond-async,
@@ -243,12 +270,16 @@ func (a *api) patience(w http.ResponseWriter, r *http.Request) (context.Context,
 // writeOutcome answers a commit: 200 when it is in a block, 202 while nobody knows.
 func (a *api) writeOutcome(w http.ResponseWriter, r *http.Request, o layer2.Outcome) {
 	answer := outcome{
-		Status: o.Status, Session: o.Session.String(), Height: o.Height, Time: o.Time, Steps: o.Steps, Transcript: o.Transcript.String(),
+		Status: o.Status.String(), Session: o.Session.String(), Height: o.Height, Time: o.Time, Steps: o.Steps, Transcript: o.Transcript.String(),
 	}
 	if o.TransactionHash != (wire.Digest{}) {
 		answer.Transaction = o.TransactionHash.String()
 	}
 	status := http.StatusOK
+	answer.Checkpoint = o.Checkpoint
+	if o.Status == session.Committed && o.Checkpoint > 0 {
+		answer.Status = statusCheckpoint
+	}
 	if o.Status != session.Committed {
 		status = http.StatusAccepted
 		answer.Detail = Committing

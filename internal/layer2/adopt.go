@@ -85,7 +85,7 @@ func (o *owner) adopt(steps []wire.Recorded, ended *wire.PeerEnded, from wire.Pu
 				o.dissentTo(from, n, head, err)
 				return err
 			}
-		case n == o.machine.Len() && o.chosen(steps[i+1:], ended, n+1, head):
+		case n == o.machine.Len() && n > o.machine.Start().Sequence && o.chosen(steps[i+1:], ended, n+1, head):
 			if err := o.replaceTip(r, previous, head); err != nil {
 				o.dissentTo(from, n, head, err)
 				return err
@@ -291,9 +291,9 @@ func (e *Engine) Upload(ctx context.Context, t wire.Transcript) (Session, error)
 	id := httpsig.SessionID(&t.Open)
 	if v, err := e.o.Ledger.View(); err != nil {
 		return Session{}, e.stateRefusal(err)
-	} else if _, settled, err := ledger.SettledOf(v, id); err != nil {
+	} else if s, settled, err := ledger.SettledOf(v, id); err != nil {
 		return Session{}, e.stateRefusal(err)
-	} else if settled {
+	} else if settled && s.Final {
 		return e.session(id)
 	}
 	o, err := e.adoptOpening(&t.Open)
@@ -324,7 +324,7 @@ func (o *owner) share() {
 // endedElsewhere takes in that the client has signed the session's end at another node. An abandoning ends it here too. A
 // commit is remembered, for the receipt: the block will say whether it came about.
 func (o *owner) endedElsewhere(from wire.PublicKey, m wire.PeerEnded, fetch bool) {
-	if o.refused != nil || o.machine.State().Ended() {
+	if o.refused != nil || o.machine.State().Ended() && (o.machine.State() != session.Committed || o.ended.Ours) {
 		return
 	}
 	if m.Sequence != o.machine.Len()+1 || m.Head != o.machine.Head() {
@@ -342,5 +342,13 @@ func (o *owner) endedElsewhere(from wire.PublicKey, m wire.PeerEnded, fetch bool
 		}
 	case req.Path == session.PathCommit(o.id) && len(o.endings) < 4 && o.signedBy(httpsig.TagCommit, &req, place) == nil:
 		o.endings = append(o.endings, req)
+		if o.machine.State() == session.Committed { // the block was faster
+			if o.whichCommit(o.ended.Transaction); o.hash == o.ended.Transaction {
+				o.ended.Ours = true
+				if err := o.e.journal.append(o.endPayload(o.machine.End())...); err != nil {
+					o.e.o.Logger.Error("the end of a session is not written", "session", o.id, "error", err)
+				}
+			}
+		}
 	}
 }

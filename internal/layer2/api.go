@@ -91,6 +91,10 @@ type Options struct {
 	MaxInFlight int
 	// MaxQueue bounds the requests that wait for one session; more are refused with session-busy. Default 64.
 	MaxQueue int
+	// CheckpointSteps and CheckpointEvery say when a custody session commits what it has and stays open: after so many steps, or when
+	// a step has waited so long. 0: never. Sessions that their clients sign are not meant: each checkpoint needs a signature.
+	CheckpointSteps uint64
+	CheckpointEvery time.Duration
 	// RetainEnded is how many ended sessions stay on disk with their bodies (receipts need them). Default 100,000.
 	RetainEnded int
 	// ResubmitBlocks and ResubmitEvery say when a committing session that is in no block yet is submitted again: after so many
@@ -158,8 +162,9 @@ type Outcome struct {
 	Height          int64       // of the block; 0 unless committed
 	TransactionHash wire.Digest // SHA-256 of the Layer 1 transaction; also known while committing
 	Time            int64       // of the block, milliseconds since 1970; 0 unless known
-	Steps           uint64
-	Transcript      wire.Digest
+	Steps           uint64      // of the session, up to this commit
+	Transcript      wire.Digest // after them
+	Checkpoint      uint64      // the checkpoint's number, from 1, if the session stays open; else 0
 }
 
 // Session is the status of a session; its JSON is the answer of GET /tandem/v1/sessions/{id}.
@@ -179,7 +184,10 @@ type Session struct {
 	Conflict    *Conflict        `json:"conflict,omitempty"`
 	Fault       *refusal.Refusal `json:"-"` // why it cannot be committed although it is open, such as nondeterministic-handler
 	FaultText   string           `json:"fault,omitempty"`
-	Steps       []Step           `json:"steps"`
+	// Settled is how many of the steps blocks hold already by Checkpoints, while the session goes on.
+	Settled     uint64       `json:"settled_steps,omitempty"`
+	Checkpoints []Checkpoint `json:"checkpoints,omitempty"`
+	Steps       []Step       `json:"steps"`
 }
 
 // Step is one recorded step of a session's status.

@@ -332,7 +332,9 @@ func (c *cluster) Receive(from wire.PublicKey, message []byte) {
 	case wire.PeerMissing:
 		c.missing(m.Session)
 	case wire.PeerEnded:
-		c.forOwner(m.Session, func(o *owner) { o.endedElsewhere(from, m, true) })
+		if o, err := c.e.find(m.Session); err == nil {
+			c.post(o, func(o *owner) { o.endedElsewhere(from, m, true) })
+		}
 	case wire.PeerSessions:
 		c.compare(from, m)
 	case wire.PeerHeight:

@@ -47,10 +47,7 @@ func (o *owner) await(ctx context.Context, release func(), request func(w chan<-
 	case <-ctx.Done():
 	case <-o.e.stopping:
 	}
-	now, err := ask(o, func() (settlement, error) {
-		o.waiters = without(o.waiters, w)
-		return o.settlement(), nil
-	})
+	now, err := ask(o, func() (settlement, error) { return o.unsettledYet(w), nil })
 	select {
 	case s := <-w: // settled just now
 		return s.outcome, s.err
@@ -78,7 +75,14 @@ func (o *owner) commitWith(req *wire.Request, place httpsig.Place, w chan<- sett
 		return o.refused
 	}
 	o.followPolicy()
-	acts := o.machine.Step(session.CommitRequested{Sequence: place.Sequence, Transcript: place.Transcript, Request: req.Digest()})
+	if final, err := session.ParseCommitBody(req.Body); err != nil {
+		return err
+	} else if !final {
+		return o.checkpointWith(req, place, w, seek)
+	}
+	msg := session.CommitRequested{Sequence: place.Sequence, Transcript: place.Transcript, Request: req.Digest()}
+	o.cp.wait(w, msg)
+	acts := o.machine.Step(msg)
 	for _, a := range acts {
 		switch a := a.(type) {
 		case session.Refuse:
@@ -90,6 +94,9 @@ func (o *owner) commitWith(req *wire.Request, place httpsig.Place, w chan<- sett
 			return nil
 		case session.Await:
 			o.waiters = append(o.waiters, w)
+			return nil
+		case session.Later: // behind the checkpoint under way
+			o.cp.putOff(w, func() error { return o.commitWith(req, place, w, seek) })
 			return nil
 		case session.Seek:
 			o.seek(a.From, place, seek, func(_ *Answer, err error) { w <- settlement{err: err} }, func() {
@@ -127,8 +134,8 @@ func (o *owner) commitWith(req *wire.Request, place httpsig.Place, w chan<- sett
 	}
 	o.waiters = append(o.waiters, w)
 	o.e.committing(o)
+	o.e.cluster.sendAll(o.endMessage(req).Encode()) // so that any node has the receipt
 	o.submit(tx)
-	o.e.cluster.sendAll(o.endMessage(req).Encode())
 	return nil
 }
 
@@ -145,23 +152,12 @@ func (o *owner) mayCommit(req *wire.Request) error {
 	if want := session.PathCommit(o.id); req.Method != "POST" || req.Path != want || req.Query != "" {
 		return refusal.New(refusal.WrongSession, "a commit of this session is POST %s, not %s %.100s", want, req.Method, req.Path)
 	}
-	if body := string(req.Body); body != "" && body != "{}" {
-		return refusal.New(refusal.BadRequest, "the body of a commit is {} or empty")
-	}
-	return nil
+	_, err := session.ParseCommitBody(req.Body)
+	return err
 }
 
 // transaction builds the session's Layer 1 transaction from the disk.
-func (o *owner) transaction() ([]byte, error) {
-	c := wire.SessionCommit{Open: o.open, Commit: *o.commit}
-	if err := o.eachStored(func(s *stored) error {
-		c.Transactions = append(c.Transactions, s.tx)
-		return nil
-	}); err != nil {
-		return nil, err
-	}
-	return c.Encode(), nil
-}
+func (o *owner) transaction() ([]byte, error) { return o.transactionOf(o.commit, o.machine.Len()) }
 
 // submitTime bounds one submission to Layer 1.
 const submitTime = 10 * time.Second
@@ -187,7 +183,7 @@ func (o *owner) submit(tx []byte) {
 // a mempool, from this submission or another: a block that holds it still settles the session.
 func (o *owner) submissionEnded(err error) {
 	o.submitting = false
-	if err == nil || o.machine.State() != session.Committing {
+	if req, _ := o.inFlight(); err == nil || req == nil {
 		return
 	}
 	o.noteError(auditResult, 0, err)
@@ -201,6 +197,7 @@ func (o *owner) submissionEnded(err error) {
 		refusal.Internal, refusal.StepTooLong,
 		refusal.WrongTime,      // the newest block's time is old; the next one's is not
 		refusal.SessionExpired, // the block that says so ends the session
+		refusal.WrongStart,     // a block holds another checkpoint, or will hold the one before
 		refusal.AlreadySettled: // the block that says so is on its way
 		o.e.o.Logger.Info("commit refused for now, will try again", "session", o.id, "code", r.Code, "detail", r.Detail)
 		return
@@ -211,7 +208,10 @@ func (o *owner) submissionEnded(err error) {
 // refusedByLayer1 is for refusals that will not go away: run the session again to see why. If it has been overtaken it is
 // conflicted; if it answers as before and Layer 1 still does not accept it, the commit is refused.
 func (o *owner) refusedByLayer1(r *refusal.Refusal) {
-	if err := o.refresh(true); err != nil || o.machine.State() != session.Committing {
+	if err := o.refresh(true); err != nil {
+		return
+	}
+	if req, _ := o.inFlight(); req == nil {
 		return
 	}
 	code := r.Code
@@ -227,10 +227,11 @@ func (o *owner) refusedByLayer1(r *refusal.Refusal) {
 
 // resubmit submits a committing session again if it is time to.
 func (o *owner) resubmit() {
-	if o.machine.State() != session.Committing || o.submitting || o.commit == nil {
+	req, hash := o.inFlight()
+	if req == nil || o.submitting {
 		return
 	}
-	if r, ok := o.e.o.Ledger.Quarantined(o.hash); ok {
+	if r, ok := o.e.o.Ledger.Quarantined(*hash); ok {
 		o.refusedByLayer1(&refusal.Refusal{Code: refusal.Quarantined, Detail: r.Detail, Fields: r.Fields})
 		return
 	}
@@ -239,7 +240,7 @@ func (o *owner) resubmit() {
 	if blocks < o.e.o.ResubmitBlocks && waited < o.e.o.ResubmitEvery {
 		return
 	}
-	tx, err := o.transaction()
+	tx, err := o.inFlightTransaction()
 	if err != nil {
 		return
 	}
@@ -249,6 +250,10 @@ func (o *owner) resubmit() {
 // settle takes in that a block holds the session.
 func (o *owner) settle(s Settled, height, time int64) {
 	if o.refused != nil || o.machine.State() == session.Committed && o.ended != nil && o.ended.Transaction == s.Transaction {
+		return
+	}
+	if !s.Final {
+		o.settleCheckpoint(s, height, time)
 		return
 	}
 	number := uint64(0)
@@ -280,14 +285,19 @@ func (o *owner) whichCommit(transaction wire.Digest) {
 	o.commit = mine
 }
 
-// inView settles the session if the ledger's record of it is in the view already. The block itself may be told later.
+// inView settles the session, or a part of it, if the ledger's record of it is in the view already. The block itself may be
+// told later. It reports whether the session is closed.
 func (o *owner) inView(r ledger.Reader) bool {
 	s, ok, err := ledger.SettledOf(r, o.id)
 	if err != nil || !ok {
 		return false
 	}
-	o.settle(Settled{ID: o.id, Transaction: s.Transaction, Actor: s.Actor}, s.Height, s.Time)
-	return true
+	part := s.Checkpoints
+	if s.Final {
+		part++
+	}
+	o.settle(Settled{ID: o.id, Transaction: s.Transaction, Actor: s.Actor, Part: part, Steps: s.Steps, Head: s.Head, Final: s.Final}, s.Height, s.Time)
+	return s.Final
 }
 
 // committedElsewhere answers a commit of a session that this node does not hold, if the ledger does.
@@ -297,7 +307,7 @@ func (e *Engine) committedElsewhere(id wire.SessionID, notFound error) (Outcome,
 		return Outcome{}, notFound
 	}
 	s, ok, err := ledger.SettledOf(v, id)
-	if err != nil || !ok {
+	if err != nil || !ok || !s.Final {
 		return Outcome{}, notFound
 	}
 	return Outcome{

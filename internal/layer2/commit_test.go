@@ -142,7 +142,7 @@ func TestCommittedWhileDown(t *testing.T) {
 	if out, err := u.commit(); err != nil || out.Status != session.Committed || out.Height != 2 {
 		t.Errorf("%+v, %v", out, err)
 	}
-	if c, err := w.engine.Committed(context.Background(), u.id); err != nil || len(c.Bodies) != 1 {
+	if c, err := w.engine.Committed(context.Background(), u.id, 0); err != nil || len(c.Bodies) != 1 {
 		t.Errorf("bodies for the receipt: %+v, %v", c, err)
 	}
 }
@@ -441,7 +441,7 @@ func TestContradictingLedgerHalts(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.ledger.mu.Lock()
-	w.ledger.commit(Block{Height: 3, Time: w.ledger.Time() + 1, Sessions: []Settled{{ID: u.id, Transaction: wire.Sum([]byte("other"))}}})
+	w.ledger.commit(Block{Height: 3, Time: w.ledger.Time() + 1, Sessions: []Settled{{ID: u.id, Transaction: wire.Sum([]byte("other")), Part: 1, Final: true}}})
 	w.ledger.mu.Unlock()
 	if err := <-w.halted; err == nil {
 		t.Error("no reason given")

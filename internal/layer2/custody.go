@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"slices"
 	"time"
 
 	"tandem/internal/httpsig"
@@ -510,38 +509,4 @@ func (e *Engine) Session(ctx context.Context, id wire.SessionID) (Session, error
 	}
 	defer leave()
 	return e.session(id)
-}
-
-// Committed returns what a receipt of a session that was committed through this node is built from. Refusals:
-// session-not-found (also when it is past retention, or another node's), not-committed.
-func (e *Engine) Committed(ctx context.Context, id wire.SessionID) (Committed, error) {
-	leave, err := e.enter()
-	if err != nil {
-		return Committed{}, err
-	}
-	defer leave()
-	o, err := e.find(id)
-	if err != nil {
-		return Committed{}, err
-	}
-	return ask(o, func() (Committed, error) {
-		if o.refused != nil {
-			return Committed{}, o.refused
-		}
-		if s := o.machine.State(); s != session.Committed {
-			return Committed{}, refusal.New(refusal.NotCommitted, "the session is %s", s).With("session", id.String()).With("status_of_session", s.String())
-		}
-		if !o.ended.Ours || o.commit == nil {
-			return Committed{}, refusal.New(refusal.SessionNotFound, "the session was committed through another node, which has its receipt").
-				With("session", id.String()).With("height", o.ended.Height)
-		}
-		c := Committed{Height: o.ended.Height}
-		if c.Transaction, err = o.transaction(); err != nil {
-			return Committed{}, err
-		}
-		return c, o.eachStored(func(s *stored) error {
-			c.Bodies = append(c.Bodies, slices.Clone(s.body))
-			return nil
-		})
-	})
 }

@@ -225,12 +225,14 @@ func (e *Engine) find(id wire.SessionID) (*owner, error) {
 
 // owner makes the owner of a loaded session.
 func (e *Engine) owner(id wire.SessionID, l *loaded) *owner {
-	return &owner{
+	o := &owner{
 		e: e, id: id, open: l.open, body: l.body, actor: l.actor, openHeight: l.height, openTime: l.time, place: -1,
-		machine: l.machine, base: l.newest, newest: l.newest, asked: l.asked, askedTo: l.askedTo, size: l.size,
+		machine: l.machine, base: l.newest, newest: l.newest, asked: l.asked, askedTo: l.askedTo, size: l.unsettledSize(),
 		commit: l.commit, fault: l.fault, conflict: l.conflict, ended: l.end, votes: l.votes, policy: l.policy, leaving: l.leaving,
 		tip: tip{l.machine.Len(), l.machine.Head()},
 	}
+	o.restoreCheckpoint(l)
+	return o
 }
 
 // register is the one moment in which a step's reads and the blocks meet; see the argument in replay.go. It returns false
@@ -342,7 +344,9 @@ func (e *Engine) OnBlock(b Block) {
 	e.height, e.time = b.Height, b.Time
 	settled := make([]*owner, len(b.Sessions))
 	for i, s := range b.Sessions {
-		settled[i] = e.sessions[s.ID]
+		if settled[i] = e.sessions[s.ID]; settled[i] != nil {
+			settled[i].dirty = true // a part of it is in the state now
+		}
 	}
 	touched := e.index.touched(b.Changes)
 	if gap {
@@ -388,7 +392,12 @@ func (e *Engine) settle(o *owner, s Settled, b Block) {
 			return
 		}
 	}
-	_ = o.post(false, func() { o.settle(s, b.Height, b.Time) })
+	_ = o.post(false, func() {
+		o.settle(s, b.Height, b.Time)
+		if !s.Final {
+			o.rebase()
+		}
+	})
 }
 
 // recheck runs a session that a block has touched again.
@@ -460,6 +469,7 @@ func (e *Engine) tick() {
 			for _, o := range committing {
 				_ = o.post(false, o.resubmit)
 			}
+			e.checkpointsDue()
 			e.prune()
 			if err := e.journal.flush(); err != nil && !errors.Is(err, errClosed) {
 				e.o.Logger.Error("endorsements not written", "error", err)

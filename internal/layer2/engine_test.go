@@ -36,7 +36,7 @@ func TestSessionIsCommitted(t *testing.T) {
 	if s.Status != session.Committed || len(s.Steps) != 3 || s.Height != 2 || s.Elsewhere {
 		t.Errorf("status %+v", s)
 	}
-	c, err := w.engine.Committed(context.Background(), u.id)
+	c, err := w.engine.Committed(context.Background(), u.id, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,6 +123,7 @@ type fakeLedger struct {
 	applied map[wire.SessionID][]byte // every transaction ever in a block
 	engine  *Engine                   // told of blocks; may be nil
 	auto    bool                      // a block at once for every submission
+	tell    []func(Block)             // told too: the nodes of a cluster
 
 	lose, loseAnswer bool // faults of Submit
 	refuse           *refusal.Refusal
@@ -212,6 +213,9 @@ func (l *fakeLedger) commit(b Block) {
 	if l.engine != nil {
 		l.engine.OnBlock(b)
 	}
+	for _, tell := range l.tell {
+		tell(b)
+	}
 }
 
 // write makes a block that changes application keys directly.
@@ -240,7 +244,8 @@ func (l *fakeLedger) apply(child *state.Overlay, tx []byte, b Block) (Settled, e
 		l.t.Errorf("an engine submitted a session that does not verify: %v", err)
 		return Settled{}, err
 	}
-	if _, done, _ := ledger.SettledOf(child, proven.ID); done || b.Time > proven.Expires {
+	was, done, _ := ledger.SettledOf(child, proven.ID)
+	if was.Final || done && was.Next() != c.Start || !done && c.Start != (wire.Start{}) || b.Time > proven.Expires {
 		return Settled{}, errDiffers
 	}
 	actor, err := ledger.ActorOf(child, proven.Key)
@@ -263,10 +268,17 @@ func (l *fakeLedger) apply(child *state.Overlay, tx []byte, b Block) (Settled, e
 		step.Merge()
 	}
 	hash := wire.Sum(tx)
+	var checkpoint uint64
+	if !proven.Final {
+		checkpoint = 1
+	}
 	ledger.Settle(child, proven.ID, ledger.Settled{
-		Height: b.Height, Actor: actor.ID, Transaction: hash, Head: proven.Head, Steps: uint64(len(c.Transactions)), Time: b.Time,
+		Height: b.Height, Actor: actor.ID, Transaction: hash, Head: proven.Head, Steps: proven.Steps, Time: b.Time,
+		Checkpoints: c.Start.Checkpoints + checkpoint, Final: proven.Final,
 	}, proven.Open.Supersedes)
-	return Settled{ID: proven.ID, Transaction: hash, Actor: actor.ID}, nil
+	return Settled{
+		ID: proven.ID, Transaction: hash, Actor: actor.ID, Part: c.Start.Checkpoints + 1, Steps: proven.Steps, Head: proven.Head, Final: proven.Final,
+	}, nil
 }
 
 // world is a ledger, an engine and some clients.

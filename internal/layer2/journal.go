@@ -292,8 +292,13 @@ func (j *journal) get(key []byte) ([]byte, bool, error) {
 
 // scan calls each with every record whose key begins with prefix, in key order, until each returns an error. key and
 // value are valid only during the call.
-func (j *journal) scan(prefix []byte, each func(key, value []byte) error) (err error) {
-	it, err := j.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+func (j *journal) scan(prefix []byte, each func(key, value []byte) error) error {
+	return j.scanBetween(prefix, after(prefix), each)
+}
+
+// scanBetween is scan for the keys from one up to, but not including, another.
+func (j *journal) scanBetween(from, to []byte, each func(key, value []byte) error) (err error) {
+	it, err := j.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
 	if err != nil {
 		return err
 	}

@@ -64,6 +64,8 @@ type owner struct {
 	submitted     int64 // height at the last submission
 	submittedTime int64 // the clock then, milliseconds since 1970
 	waiters       []chan<- settlement
+
+	cp checkpointing
 }
 
 // settlement is what somebody who waits for a commit gets.
@@ -181,16 +183,20 @@ func (o *owner) tell(s session.State) {
 	switch {
 	case s.Ended():
 		o.answerWaiters(o.settlement())
+		o.cp.ended(o.settlement())
 		o.e.finished(o)
 		o.overlay, o.source, o.asked, o.askedTo = nil, nil, nil, nil
 	case s == session.Open: // a fault: the commit is refused
-		o.answerWaiters(settlement{err: o.explain(refusal.New(o.machine.Fault(), "the commit is refused"))})
+		no := settlement{err: o.explain(refusal.New(o.machine.Fault(), "the commit is refused"))}
+		o.answerWaiters(no)
+		o.cp.ended(no)
 		o.e.uncommitting(o)
 	}
 }
 
 func (o *owner) answerWaiters(s settlement) {
 	for _, w := range o.waiters {
+		delete(o.cp.asked, w)
 		w <- s
 	}
 	o.waiters = nil
@@ -249,22 +255,5 @@ func (o *owner) stored(sequence uint64) (*stored, error) {
 
 // eachStored calls f with the recorded steps in order.
 func (o *owner) eachStored(f func(s *stored) error) error {
-	var broken error
-	n := uint64(0)
-	err := o.e.journal.scan(keyPart(o.id, partStep), func(key, b []byte) error {
-		s, err := decodeStep(key, b)
-		if err != nil {
-			return err
-		}
-		n++
-		broken = f(s)
-		return broken
-	})
-	if err != nil && broken == nil {
-		return o.e.diskRefusal(err)
-	}
-	if err == nil && n != o.machine.Len() {
-		return o.e.diskRefusal(damagedRecord(keyNumbered(o.id, partStep, n+1), "is missing"))
-	}
-	return broken
+	return o.eachStoredIn(0, o.machine.Len(), f)
 }

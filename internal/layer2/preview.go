@@ -118,11 +118,15 @@ func (e *Engine) Preview(ctx context.Context, id wire.SessionID) (Preview, error
 func (o *owner) preview(ctx context.Context, v *state.View, steps uint64, p *Preview) error {
 	source := &questioner{base: v, want: true}
 	overlay := state.NewOverlay(source)
+	settled, err := o.settledIn(v) // those are in the state
+	if err != nil {
+		return err
+	}
 	var was, now []question // up to the step being run
 	var keys []state.Range
 	room := previewBodies
 	enough := errors.New("enough")
-	err := o.e.journal.scan(keyPart(o.id, partStep), func(key, b []byte) error {
+	err = o.e.journal.scanBetween(keyNumbered(o.id, partStep, settled+1), after(keyPart(o.id, partStep)), func(key, b []byte) error {
 		s, err := decodeStep(key, b)
 		if err != nil {
 			return o.e.diskRefusal(err)

@@ -27,6 +27,7 @@ import (
 //	s ID v SEQUENCE        other nodes' endorsements of a step, and this one's of another originator's
 //	s ID p KIND            an evidence file
 //	s ID u NUMBER          a decision, of the audit trail
+//	s ID h SEQUENCE        a checkpoint that ends at this step
 //	s ID z                 the outcome
 //	x NUMBER ID            ended sessions, oldest first
 var (
@@ -35,15 +36,16 @@ var (
 )
 
 const (
-	partOpen     = 'a'
-	partStep     = 'b'
-	partCommit   = 'c'
-	partFault    = 'd'
-	partEvidence = 'e'
-	partProof    = 'p' // evidence files
-	partAudit    = 'u'
-	partVotes    = 'v'
-	partEnd      = 'z'
+	partOpen       = 'a'
+	partStep       = 'b'
+	partCommit     = 'c'
+	partFault      = 'd'
+	partEvidence   = 'e'
+	partProof      = 'p' // evidence files
+	partAudit      = 'u'
+	partCheckpoint = 'h'
+	partVotes      = 'v'
+	partEnd        = 'z'
 )
 
 func keyLive(id wire.SessionID) []byte { return append([]byte{'l'}, id[:]...) }
@@ -81,6 +83,8 @@ func nameOf(key []byte) string {
 			return fmt.Sprintf("the evidence file of session %s", id)
 		case part == partAudit:
 			return fmt.Sprintf("the audit trail of session %s", id)
+		case part == partCheckpoint && len(key) == 26:
+			return fmt.Sprintf("the checkpoint at step %d of session %s", binary.BigEndian.Uint64(key[18:]), id)
 		case part == partEnd:
 			return fmt.Sprintf("the outcome of session %s", id)
 		}
@@ -221,23 +225,24 @@ func decodeStep(key, b []byte) (*stored, error) {
 
 // loaded is a session read back whole.
 type loaded struct {
-	open     wire.Request
-	body     wire.OpenBody
-	actor    string
-	height   int64
-	time     int64
-	machine  *session.Machine
-	fault    *refusal.Refusal
-	conflict *Conflict
-	end      *endRecord
-	commit   *wire.Request
-	size     int   // bytes of the steps' encodings
-	newest   int64 // height of the newest state that a step ran on
-	asked    []question
-	askedTo  []int // asked[:askedTo[k]] belongs to the steps up to k+1
-	votes    [][]wire.Endorsement
-	policy   *session.Policy
-	leaving  *wire.Request
+	open       wire.Request
+	body       wire.OpenBody
+	actor      string
+	height     int64
+	time       int64
+	machine    *session.Machine
+	fault      *refusal.Refusal
+	conflict   *Conflict
+	end        *endRecord
+	commit     *wire.Request
+	sizes      []int         // bytes of the steps' encodings
+	checkpoint *wire.Request // of the checkpoint under way, or once under way
+	newest     int64         // height of the newest state that a step ran on
+	asked      []question
+	askedTo    []int // asked[:askedTo[k]] belongs to the steps up to k+1
+	votes      [][]wire.Endorsement
+	policy     *session.Policy
+	leaving    *wire.Request
 }
 
 // load reads a session from the journal and takes its machine through the records. ok is false if there is none. An
@@ -264,7 +269,7 @@ func (e *Engine) load(id wire.SessionID) (*loaded, bool, error) {
 			if head = wire.TranscriptNext(head, s.tx); head != s.head {
 				return damagedRecord(key, "does not continue the transcript of the step before it")
 			}
-			l.size += transactionSize(&s.tx)
+			l.sizes = append(l.sizes, transactionSize(&s.tx))
 			l.newest = max(l.newest, s.height)
 			l.asked = append(l.asked, s.questions...)
 			l.askedTo = append(l.askedTo, len(l.asked))
@@ -295,6 +300,12 @@ func (e *Engine) load(id wire.SessionID) (*loaded, bool, error) {
 			rec = session.EvidenceRecord{Sequence: binary.BigEndian.Uint64(key[18:])}
 		case partAudit, partProof: // read when somebody asks
 			return nil
+		case partCheckpoint:
+			r, err := l.loadCheckpoint(key, b)
+			if err != nil {
+				return err
+			}
+			rec = r
 		case partVotes:
 			return e.loadVotes(key, b, &l)
 		case partEnd:

@@ -132,9 +132,7 @@ func (e *Engine) loadAll(ids []wire.SessionID) ([]*owner, error) {
 func (o *owner) recovered(v *state.View) {
 	if v.Height() < o.newest {
 		o.e.o.Logger.Warn("the ledger here is behind a session", "session", o.id, "height", v.Height(), "session_height", o.newest)
-		if o.machine.State() == session.Committing {
-			o.resumeCommit()
-		}
+		o.resumeCommit()
 		return // run again when the ledger has caught up: refresh
 	}
 	if o.inView(v) {
@@ -152,18 +150,18 @@ func (o *owner) recovered(v *state.View) {
 			o.e.o.Logger.Warn("session not run again at the start", "session", o.id, "error", err)
 		}
 	}
-	if o.machine.State() == session.Committing {
-		o.resumeCommit()
-	}
+	o.resumeCommit()
 }
 
-// resumeCommit takes up a commit that was on disk when the node stopped. It is submitted at the first block or tick.
+// resumeCommit takes up a commit or checkpoint that was on disk when the node stopped, if there is one. It is submitted at
+// the first block or tick.
 func (o *owner) resumeCommit() {
-	tx, err := o.transaction()
-	if err != nil {
+	if req, _ := o.inFlight(); req == nil {
 		return
 	}
-	o.hash = wire.Sum(tx)
+	if _, err := o.inFlightTransaction(); err != nil {
+		return
+	}
 	o.e.committing(o)
 }
 
@@ -201,6 +199,8 @@ func (o *owner) payload(r session.Record) []op {
 			rec.Field, _ = o.fault.Fields["field"].(string)
 		}
 		return []op{{keyPart(o.id, partFault), encodeRecord(rec)}}
+	case session.CheckpointRecord:
+		return []op{{keyNumbered(o.id, partCheckpoint, r.Steps), encodeRecord(checkpointRecord{Request: o.cp.request.Encode()})}}
 	case session.EndRecord:
 		return o.endPayload(r)
 	}
@@ -285,8 +285,12 @@ func (e *Engine) sessionElsewhere(id wire.SessionID, notFound error) (Session, e
 	if err != nil || !ok {
 		return Session{}, notFound
 	}
+	status := session.Committed
+	if !s.Final {
+		status = session.Open
+	}
 	return Session{
-		ID: id.String(), Status: session.Committed, Actor: s.Actor, Sequence: s.Steps, Transcript: s.Head.String(),
+		ID: id.String(), Status: status, Settled: s.Steps, Actor: s.Actor, Sequence: s.Steps, Transcript: s.Head.String(),
 		Height: s.Height, Transaction: s.Transaction.String(), Time: s.Time, Elsewhere: true, Steps: []Step{},
 	}, nil
 }
@@ -299,6 +303,7 @@ func (o *owner) status() (Session, error) {
 		ID: o.id.String(), Status: o.machine.State(), Actor: o.actor, Key: o.open.Key.DID(), Sequence: o.machine.Len(),
 		Transcript: o.machine.Head().String(), ExpiresAt: o.body.ExpiresAt, Steps: []Step{},
 	}
+	s.Settled, s.Checkpoints = o.machine.Start().Sequence, o.checkpoints()
 	if o.body.Supersedes != nil {
 		s.Supersedes = o.body.Supersedes.String()
 	}

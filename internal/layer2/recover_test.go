@@ -136,7 +136,7 @@ func TestRetention(t *testing.T) {
 	}
 	w.engine.prune()
 	for i, u := range users {
-		_, err := w.engine.Committed(context.Background(), u.id)
+		_, err := w.engine.Committed(context.Background(), u.id, 0)
 		if kept := err == nil; kept != (i >= 3) {
 			t.Errorf("session %d: %v", i, err)
 		}

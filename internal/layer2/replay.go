@@ -54,17 +54,19 @@ func (o *owner) rerun(v *state.View) (*difference, error) { return o.rerunTo(v, 
 // rerunTo is rerun for the steps up to last; the session then stands on v as if it had no more.
 func (o *owner) rerunTo(v *state.View, last uint64) (*difference, error) {
 	o.e.counts.reexecuted.Add(1)
+	from, err := o.settledIn(v) // those are in the state
+	if err != nil {
+		return nil, err
+	}
+	from = min(from, last)
 	source := &questioner{base: v, want: true}
 	overlay := state.NewOverlay(source)
 	var asked []question
-	var askedTo []int
+	askedTo := make([]int, from)
 	var keys []state.Range
 	var diff *difference
 	stop := errors.New("different")
-	err := o.eachStored(func(s *stored) error {
-		if s.tx.Sequence > last {
-			return nil
-		}
+	err = o.eachStoredIn(from, last, func(s *stored) error {
 		child := overlay.Child()
 		result, refused, err := o.run(child, &s.tx.Request, s.tx.Sequence, s.tx.Time, s.tx.Originator)
 		if err != nil {
@@ -87,7 +89,7 @@ func (o *owner) rerunTo(v *state.View, last uint64) (*difference, error) {
 		return nil, err
 	}
 	if diff != nil {
-		diff.judge(o.askedUpTo(diff.step), asked, keys)
+		diff.judge(o.askedBetween(from, diff.step), asked, keys)
 		return diff, nil
 	}
 	source.want, source.keys = false, nil
@@ -96,11 +98,18 @@ func (o *owner) rerunTo(v *state.View, last uint64) (*difference, error) {
 	return nil, nil
 }
 
-func (o *owner) askedUpTo(step uint64) []question {
-	if step > uint64(len(o.askedTo)) {
-		return o.asked
+// askedBetween returns what the steps after from up to step asked.
+func (o *owner) askedBetween(from, step uint64) []question {
+	first, last := 0, len(o.asked)
+	if n := uint64(len(o.askedTo)); step <= n {
+		last = o.askedTo[step-1]
+	} else if from > n {
+		return nil
 	}
-	return o.asked[:o.askedTo[step-1]]
+	if from > 0 {
+		first = o.askedTo[from-1]
+	}
+	return o.asked[first:last]
 }
 
 // judge tells a conflict from a handler that is not deterministic.
@@ -198,6 +207,9 @@ func (o *owner) refresh(always bool) error {
 		}
 		if o.inView(v) { // its own block: what it changed is no conflict
 			return o.settlement().err
+		}
+		if o.machine.Fault() == refusal.TranscriptMissing {
+			return o.explain(refusal.New(refusal.TranscriptMissing, "steps of the session are missing here"))
 		}
 		was := o.base
 		diff, err := o.rerun(v)

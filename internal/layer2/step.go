@@ -231,6 +231,7 @@ func (o *owner) take(s *stored, child *state.Overlay) {
 	o.asked = append(o.asked, s.questions...)
 	o.askedTo = append(o.askedTo, len(o.asked))
 	o.votes = append(o.votes, nil)
+	o.autoCheckpoint(s)
 	o.mu.Lock()
 	o.tip = tip{s.tx.Sequence, s.head}
 	o.mu.Unlock()
@@ -248,8 +249,8 @@ func (o *owner) mayStep(req *wire.Request) error {
 	if p, err := o.e.parameters(); err == nil && p.MaxSteps > 0 {
 		most = min(most, p.MaxSteps)
 	}
-	if o.machine.Len() >= most {
-		return refusal.New(refusal.SessionFull, "the session has %d steps, as many as one may have; commit it", most).With("session", o.id.String())
+	if o.unsettledSteps() >= most {
+		return refusal.New(refusal.SessionFull, "the session has %d steps that are not committed, as many as one commit may have; commit them", most).With("session", o.id.String())
 	}
 	return o.fits(len(req.Encode()) + stepOverhead)
 }
@@ -258,7 +259,7 @@ func (o *owner) mayStep(req *wire.Request) error {
 func (o *owner) fits(more int) error {
 	used := len(o.open.Encode()) + o.size + commitReserve
 	if used+more > wire.MaxTransaction {
-		return refusal.New(refusal.SessionFull, "with this step the session would take %d bytes; a commit has %d. Commit it and open another",
+		return refusal.New(refusal.SessionFull, "with this step the session would take %d bytes; a commit has %d. Commit what there is",
 			used+more, wire.MaxTransaction).With("session", o.id.String())
 	}
 	return nil

@@ -43,6 +43,7 @@ func ParseCommitBody(body []byte) (final bool, err error) {
 
 // Checkpoint is a part of a session that a block holds although the session goes on.
 type Checkpoint struct {
+	Number      uint64 // from 1
 	Steps       uint64 // of the session, up to the checkpoint
 	Height      int64  // of the block
 	Transaction wire.Digest
@@ -206,7 +207,7 @@ func (m *Machine) applyCheckpoint(r CheckpointRecord) {
 		p.underway, p.request = r.Steps, r.Request
 		return
 	}
-	p.settled = append(p.settled, Checkpoint{r.Steps, r.Height, r.Transaction})
+	p.settled = append(p.settled, Checkpoint{r.Number, r.Steps, r.Height, r.Transaction})
 	p.number, p.steps = r.Number, r.Steps
 	if p.underway <= p.steps {
 		p.underway, p.request = 0, wire.Digest{}

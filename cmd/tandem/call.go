@@ -179,24 +179,25 @@ func answerJSON(a *client.Answer, o client.Outcome, took time.Duration) any {
 		body = json.RawMessage(a.Body)
 	}
 	out := struct {
-		Status      int             `json:"status"`
-		ContentType string          `json:"content_type,omitempty"`
-		Body        any             `json:"body"`
-		Session     string          `json:"session_id,omitempty"`
-		Sequence    uint64          `json:"sequence,omitempty"`
-		Transcript  string          `json:"transcript,omitempty"`
-		Recorded    bool            `json:"recorded"`
-		Height      int64           `json:"height"`
-		Time        *time.Time      `json:"time,omitempty"`
-		Originator  string          `json:"originator,omitempty"`
-		Endorsed    int             `json:"endorsed"`
-		Of          int             `json:"of"`
-		Outcome     *client.Outcome `json:"outcome,omitempty"`
-		TookMillis  json.Number     `json:"took_ms"`
+		Status      int               `json:"status"`
+		ContentType string            `json:"content_type,omitempty"`
+		Body        any               `json:"body"`
+		Session     string            `json:"session_id,omitempty"`
+		Sequence    uint64            `json:"sequence,omitempty"`
+		Transcript  string            `json:"transcript,omitempty"`
+		Recorded    bool              `json:"recorded"`
+		Height      int64             `json:"height"`
+		Time        *time.Time        `json:"time,omitempty"`
+		Originator  string            `json:"originator,omitempty"`
+		Endorsed    int               `json:"endorsed"`
+		Of          int               `json:"of"`
+		Endorsers   []client.Endorser `json:"endorsers,omitempty"` // verified; none in custody
+		Outcome     *client.Outcome   `json:"outcome,omitempty"`
+		TookMillis  json.Number       `json:"took_ms"`
 	}{
 		Status: a.Status, ContentType: a.Header.Get("Content-Type"), Body: body, Session: a.Session, Sequence: a.Sequence,
 		Transcript: a.Transcript, Recorded: a.Recorded, Height: a.Height, Originator: a.Originator, Endorsed: a.Endorsed, Of: a.Of,
-		TookMillis: milliseconds(took),
+		Endorsers: a.Endorsers, TookMillis: milliseconds(took),
 	}
 	if !a.Time.IsZero() {
 		out.Time = &a.Time

@@ -39,7 +39,7 @@ func newDemoCommand() *cobra.Command {
 		Short: "Carry packages through the supply-chain workflow and measure it",
 		Long: `Carries a package through the paper's workflow: open a session, create, scan, validate, quality-check, label, commit; then
 fetches the receipt and verifies it offline. Every request is signed with a demo actor's published key and every answer is
-checked. With --url it uses a running demo network; without, it starts one in this process, with its data on disk in a
+checked, the endorsements of each step too: "endorsed by 2 of 3" are signatures that were verified. With --url it uses a running demo network; without, it starts one in this process, with its data on disk in a
 temporary folder.
 
 Prints each step's latency, the block's height, the transaction's hash and the receipt's verdict; with -n the medians
@@ -50,7 +50,7 @@ and percentiles of that many workflows. Exit code 1 if anything failed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
-	cmd.Flags().StringSliceVar(&f.urls, "url", nil, "base URL of a running demo network's Layer 2 node; several are tried in order")
+	cmd.Flags().StringSliceVar(&f.urls, "url", nil, "base URL of a running demo network's Layer 2 node; several, as a comma list or one --url each, are tried in order")
 	cmd.Flags().StringVar(&f.genesis, "genesis", "", "the network's genesis file, to check nodes and receipts with (default: ask the node for it)")
 	cmd.Flags().StringVar(&f.actor, "demo-key", "OPR-001", "the demo actor who signs; it needs the roles operator and quality")
 	cmd.Flags().IntVar(&f.validators, "validators", 4, "validators of a network started here")
@@ -267,6 +267,7 @@ func call(ctx context.Context, session *client.Session, report *demoReport, name
 	if !a.Recorded {
 		return fmt.Errorf("%s: the service answered %d: %s", name, a.Status, a.Body)
 	}
+	report.endorsed(a)
 	report.measured(name, took, fmt.Sprintf("%d, endorsed by %d of %d on height %d", a.Status, a.Endorsed, a.Of, a.Height))
 	if v == nil {
 		return nil

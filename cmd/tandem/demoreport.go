@@ -23,6 +23,8 @@ type demoReport struct {
 	live     io.Writer
 	took     map[string][]time.Duration
 	verified int
+	fewest   int // endorsements of a step, of so many nodes
+	of       int
 	failures int
 	first    error // the first failure
 }
@@ -37,6 +39,14 @@ func (r *demoReport) measured(name string, took time.Duration, what string) {
 	if r.live != nil {
 		fmt.Fprintf(r.live, "%-14s %9s ms  %s\n", name, milliseconds(took), what)
 	}
+}
+
+// endorsed notes who has endorsed a step.
+func (r *demoReport) endorsed(a *client.Answer) {
+	if r.of == 0 || a.Endorsed < r.fewest {
+		r.fewest = a.Endorsed
+	}
+	r.of = max(r.of, a.Of)
 }
 
 // fail notes a workflow that failed, or whose receipt did.
@@ -73,7 +83,9 @@ type demoResult struct {
 	Failures       int            `json:"failures"`
 	FirstFailure   string         `json:"first_failure,omitempty"`
 	Receipts       int            `json:"receipts_verified"`
-	StepMedian     float64        `json:"step_median_ms"` // over all steps of all workflows
+	Endorsed       int            `json:"endorsements_least"` // of a step: so many nodes at least, whose signatures were verified
+	EndorsedOf     int            `json:"endorsements_of"`    // of so many nodes
+	StepMedian     float64        `json:"step_median_ms"`     // over all steps of all workflows
 	CommitMedian   float64        `json:"commit_median_ms"`
 	WorkflowMedian float64        `json:"workflow_median_ms"` // from before open to after commit
 	Operations     []distribution `json:"operations"`
@@ -101,6 +113,7 @@ func (r *demoReport) result() demoResult {
 	out := demoResult{
 		URL: r.url, ChainID: r.about.ChainID, Validators: len(r.about.Validators), Layer2: len(r.about.Layer2),
 		Workflows: len(r.took["workflow"]), Failures: r.failures, Receipts: r.verified,
+		Endorsed: r.fewest, EndorsedOf: r.of,
 		StepMedian:     distribute("step", steps).Median,
 		CommitMedian:   distribute("commit", r.took["commit"]).Median,
 		WorkflowMedian: distribute("workflow", r.took["workflow"]).Median,

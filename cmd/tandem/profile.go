@@ -48,7 +48,7 @@ func (p *profile) addHome(cmd *cobra.Command) {
 }
 
 func (p *profile) addURL(cmd *cobra.Command) {
-	cmd.Flags().StringSliceVar(&p.urls, "url", []string{defaultURL}, "base URL of a Layer 2 node; several are tried in order ($TANDEM_URL changes the default)")
+	cmd.Flags().StringSliceVar(&p.urls, "url", []string{defaultURL}, "base URL of a Layer 2 node; several, as a comma list or one --url each, are tried in order, and the network's other nodes are learned ($TANDEM_URL, a comma list, changes the default)")
 	cmd.Flags().DurationVar(&p.wait, "wait", 10*time.Second, "how long to try, over all nodes, before giving up")
 }
 
@@ -249,6 +249,7 @@ type voice interface {
 type held struct {
 	savedSession
 	voice   voice
+	client  *client.Client // nil in custody
 	profile *profile
 	unlock  func()
 }
@@ -296,6 +297,7 @@ func (p *profile) hold(cmd *cobra.Command, arg string) (_ *held, err error) {
 	if err != nil {
 		return nil, err
 	}
+	h.client = c
 	h.voice, err = c.Resume(h.State, client.WithSave(h.keep))
 	return h, err
 }
@@ -311,7 +313,7 @@ func (h *held) keep(state []byte) error {
 func (h *held) release(err error) error {
 	defer h.unlock()
 	if signed, ok := h.voice.(*client.Session); ok {
-		h.Status, h.Steps = signed.Status(), int(signed.Sequence())
+		h.Status, h.Steps, h.URLs = signed.Status(), int(signed.Sequence()), h.client.URLs()
 	}
 	return errors.Join(err, h.profile.save(h.savedSession))
 }

@@ -122,7 +122,7 @@ func newSessionShowCommand() *cobra.Command {
 		Short: "Show what the node says about a session, as JSON",
 		Long: `Shows a session's status and steps as a node tells them, and for each step that was made from this home the Layer 2 nodes
 that have endorsed it: nodes whose signatures this program has verified. SESSION is an id or "current", which is the default.`,
-		Args:  cobra.MaximumNArgs(1),
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := place.sessionID(sessionArgument(args))
 			if err != nil {

@@ -105,6 +105,7 @@ func (s *Session) checkStep(p *httpsig.Parsed, rep *reply) (*Answer, *wire.Trans
 	if head != a.Transcript {
 		return fail("transcript", head.String()+", computed from the answer", a.Transcript.String())
 	}
+	s.witness.note(&s.open, s.head, tx, a, rep)
 	out.Recorded = true
 	return out, tx, head, s.checkEndorsed(out, a, rep)
 }

@@ -46,6 +46,7 @@ type Session struct {
 	status  string
 	outcome Outcome
 	pending *pending
+	witness witness
 }
 
 // pending is a signed request that has no checked answer.

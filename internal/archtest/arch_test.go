@@ -103,7 +103,7 @@ var allowed = map[string][]string{
 	"tandem/internal/httpapi":     {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer2", "events"},
 	"tandem/receipt":              {"refusal", "wire", "httpsig", "session"},
 	"tandem/evidence":             {"wire", "httpsig", "session"}, // like receipt: offline
-	"tandem/client":               {"refusal", "wire", "httpsig", "session", "receipt"},
+	"tandem/client":               {"evidence", "refusal", "wire", "httpsig", "session", "receipt"},
 	"tandem/servicetest":          {"tandem", "refusal", "wire", "state", "exec"},
 	"tandem/node":                 {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer1", "layer2", "httpapi", "receipt", "events", "peer"},
 	"tandem/internal/testnet":     {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer1", "layer2", "httpapi", "receipt", "client", "node"},

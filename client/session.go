@@ -297,6 +297,7 @@ func (s *Session) step(ctx context.Context) (*Answer, error) {
 		return nil, err
 	}
 	if err := s.c.enough(answer); err != nil {
+		s.c.nodes.leave(rep.url) // it may be cut off, or keep the step to itself: another node may do better
 		return nil, err
 	}
 	if tx != nil {

@@ -102,8 +102,15 @@ func (o *owner) checkpointWith(req *wire.Request, place httpsig.Place, w chan<- 
 			case session.Settle:
 				w <- settlement{outcome: o.checkpointOutcome(a.Checkpoint)}
 				return nil
+			case session.Tell: // the final commit holds these steps
+				w <- o.settlement()
+				return nil
 			case session.Await:
-				o.cp.waiters = append(o.cp.waiters, w)
+				if o.machine.State() == session.Committing {
+					o.waiters = append(o.waiters, w)
+				} else {
+					o.cp.waiters = append(o.cp.waiters, w)
+				}
 				return nil
 			case session.Later:
 				o.cp.putOff(w, func() error { return o.checkpointWith(req, place, w, seek) })

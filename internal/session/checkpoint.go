@@ -139,6 +139,14 @@ func (m *Machine) checkpointRequested(msg CheckpointRequested) []Action {
 			return []Action{Await{}}
 		}
 	}
+	if msg.Sequence == m.Len()+1 && msg.Transcript == m.Head() { // the final commit holds these steps too
+		switch m.state {
+		case Committing:
+			return []Action{Await{}}
+		case Committed:
+			return []Action{Tell{Committed}}
+		}
+	}
 	if m.state != Open {
 		return m.closed(msg)
 	}

@@ -5,7 +5,10 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/json"
+	"flag"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -270,6 +273,27 @@ func TestFindingJSON(t *testing.T) {
 		var again Finding
 		if err := json.Unmarshal(b, &again); err != nil || again.Proves != f.Proves {
 			t.Errorf("%s: %v", b, err)
+		}
+	}
+}
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// The format does not change unnoticed: the files of all kinds, byte for byte.
+func TestGolden(t *testing.T) {
+	for kind, file := range examples(t) {
+		path := filepath.Join("testdata", string(kind)+".json")
+		if *update {
+			if err := os.WriteFile(path, file, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		golden, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(golden, file) {
+			t.Errorf("%s differs from %s", kind, path)
 		}
 	}
 }

@@ -151,6 +151,9 @@ func (e *Engine) mayOpen(req *wire.Request, proven session.Proven) (actor string
 	if err := fresh(req.Created, e.now()); err != nil {
 		return "", 0, err
 	}
+	if err := e.mayOriginate(); err != nil {
+		return "", 0, err
+	}
 	return e.mayAdopt(req, proven)
 }
 

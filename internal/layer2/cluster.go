@@ -373,6 +373,7 @@ func (c *cluster) Up(key wire.PublicKey) {
 	p.silent.Store(false)
 	p.up.Store(true)
 	c.e.o.Logger.Info("connected to a Layer 2 node", "peer", key)
+	c.e.notePeer(key, "up")
 	c.tellSessions(key)
 }
 
@@ -380,6 +381,7 @@ func (c *cluster) Up(key wire.PublicKey) {
 func (c *cluster) Down(key wire.PublicKey) {
 	c.peer(key).up.Store(false)
 	c.e.o.Logger.Info("no connection to a Layer 2 node", "peer", key)
+	c.e.notePeer(key, "down")
 	c.gone(key)
 }
 

@@ -334,5 +334,12 @@ func (o *owner) status() (Session, error) {
 		})
 		return nil
 	})
+	if err == nil && s.Elsewhere { // with steps that this node does not have: what the ledger says is what is so
+		if v, at := o.e.o.Ledger.View(); at == nil {
+			if r, ok, at := ledger.SettledOf(v, o.id); at == nil && ok && r.Head != o.machine.Head() {
+				s.Sequence, s.Transcript, s.Steps = r.Steps, r.Head.String(), []Step{}
+			}
+		}
+	}
 	return s, err
 }

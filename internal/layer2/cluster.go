@@ -33,6 +33,10 @@ type cluster struct {
 	transport Peers // nil: alone
 	done      chan struct{}
 
+	// open is read-held while a message is taken in, and write-held to set shut, so that none meets a closed journal.
+	open sync.RWMutex
+	shut bool
+
 	mu     sync.Mutex // guards what follows
 	peers  map[wire.PublicKey]*peerState
 	wanted map[wire.SessionID]*want
@@ -80,6 +84,9 @@ func (c *cluster) wait() {
 	case <-c.done:
 	case <-timer.C:
 	}
+	c.open.Lock()
+	c.shut = true
+	c.open.Unlock()
 }
 
 // setNodes reads the ledger's list of Layer 2 nodes, and makes it the policy and the transport's list.
@@ -298,6 +305,11 @@ func (a *Answer) seen() httpsig.Answer {
 
 // Receive implements peer.Receiver. What needs a session's state is left to its owner.
 func (c *cluster) Receive(from wire.PublicKey, message []byte) {
+	c.open.RLock()
+	defer c.open.RUnlock()
+	if c.shut {
+		return
+	}
 	p := c.peer(from)
 	p.heard.Store(time.Now().UnixNano())
 	if p.silent.Load() {

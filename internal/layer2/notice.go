@@ -6,6 +6,7 @@ import (
 
 	"tandem/internal/events"
 	"tandem/internal/session"
+	"tandem/internal/wire"
 )
 
 // Publisher is told of what happens to sessions, when it is on disk: openings, changes of state, conflicts. Publish must
@@ -112,4 +113,11 @@ func (e *Engine) noteElsewhere(s Settled, height int64) {
 		Session: s.ID.String(), Actor: s.Actor, Status: session.Committed, Height: height, Transaction: s.Transaction.String(), Elsewhere: true,
 	}
 	e.o.Events.Publish(events.Event{Kind: events.Session, Session: n.Session, Actor: n.Actor, Data: notice(n)})
+}
+
+// notePeer tells that another Layer 2 node is connected to this one, or not any more.
+func (e *Engine) notePeer(peer wire.PublicKey, state string) {
+	if e.o.Events != nil {
+		e.o.Events.Publish(events.Event{Kind: events.Node, Data: notice(map[string]string{"peer": peer.DID(), "state": state})})
+	}
 }

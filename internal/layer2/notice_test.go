@@ -327,3 +327,21 @@ func TestPreviewsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// Connections to other Layer 2 nodes are told.
+func TestPeersAreTold(t *testing.T) {
+	w := eventWorld(t)
+	_, all := listen(t, w)
+	peer := wire.PublicKeyOf(key("peer"))
+	w.engine.cluster.Up(peer)
+	w.engine.cluster.Down(peer)
+	var got []string
+	for _, e := range all() {
+		if e.kind == events.Node && e.data["peer"] == peer.DID() {
+			got = append(got, fmt.Sprint(e.data["state"]))
+		}
+	}
+	if !slices.Equal(got, []string{"up", "down"}) {
+		t.Errorf("told %v", got)
+	}
+}

@@ -245,7 +245,7 @@ func TestStepIsEndorsed(t *testing.T) {
 				for k := range m.nodes {
 					m.has(k, u)
 				}
-				}
+			}
 			if out, err := u.commit(); err != nil || out.Status != session.Committed {
 				t.Fatalf("commit: %+v %v", out, err)
 			}

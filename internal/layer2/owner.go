@@ -57,7 +57,7 @@ type owner struct {
 	picked   httpsig.Place        // of the client's last request that signs over what is not here: so it has chosen
 	endings  []wire.Request       // commits and abandonings that other nodes have told of
 	leaving  *wire.Request        // the signed abandoning, once accepted
-	refused  error                // the opening could not be written: nobody else may use this owner
+	refused  error                // something could not be written: nobody may use this owner any more
 
 	// Committing:
 	submitting    bool

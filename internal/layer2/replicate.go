@@ -201,6 +201,7 @@ func (o *owner) adopted(s *stored, child *state.Overlay) error {
 			{keyNumbered(o.id, partVotes, tx.Sequence), encodeRecord(votes)},
 		}
 	}); err != nil {
+		o.refused = err // the machine is ahead of the disk: nobody may use this session any more
 		return err
 	}
 	o.hint(tx.Sequence, child)
@@ -215,6 +216,9 @@ func (o *owner) adopted(s *stored, child *state.Overlay) error {
 // vouch sends this node's endorsement of a step that it has. Of a step that it has originated, and now hears of from a peer,
 // there is none to send: the answer's signature is it.
 func (o *owner) vouch(to wire.PublicKey, sequence uint64) {
+	if o.refused != nil || sequence > uint64(len(o.votes)) {
+		return
+	}
 	for _, v := range o.votes[sequence-1] {
 		if v.Node == o.e.self {
 			o.e.cluster.send(to, wire.PeerEndorse{

@@ -202,6 +202,7 @@ func (o *owner) record(s *stored, child *state.Overlay, reply stepReply) {
 	if _, err := o.do(acts, func(session.Record) []op {
 		return []op{{keyNumbered(o.id, partStep, s.tx.Sequence), s.encode()}}
 	}); err != nil {
+		o.refused = err // the machine is ahead of the disk: nobody may use this session any more
 		reply(nil, err)
 		return
 	}

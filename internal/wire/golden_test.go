@@ -92,7 +92,16 @@ func TestGolden(t *testing.T) {
 	checkGolden(t, "transcript.txt", transcriptText(&e))
 	checkGolden(t, "keys.txt", keysText())
 
+	r := wire.Recorded{Transaction: tx, Height: 41, Seal: wire.Seal{Created: tx.Time / 1000, Signature: tx.Request.Signature}}
+	step := wire.PeerStep{Session: e.id, Previous: e.heads[0], Head: e.heads[1], Step: r}
+	upload := wire.Transcript{Open: e.commit.Open, Steps: []wire.Recorded{r}}
+	checkGolden(t, "peer-step.txt", vector("wire.PeerStep: the first step on its way to a peer (the seal is no real one)", step.Encode()))
+	checkGolden(t, "upload.txt", vector("wire.Transcript: the session after its first step (the seal is no real one)", upload.Encode()))
+	checkGolden(t, "endorsement.txt", vector("wire.EndorsementBytes: what an endorsement of the first step on height 41 signs",
+		wire.EndorsementBytes(e.body.ChainID, e.id, 1, e.heads[1], 41)))
+
 	decodes(t, "request.txt", tx.Request, wire.DecodeRequest)
+	decodes(t, "upload.txt", upload, wire.DecodeTranscript)
 	decodes(t, "response.txt", tx.Response, wire.DecodeResponse)
 	decodes(t, "transaction.txt", tx, wire.DecodeTransaction)
 	decodes(t, "session-commit.txt", e.commit, wire.DecodeSessionCommit)

@@ -31,6 +31,7 @@ const (
 	auditCommit      = "commit-requested"
 	auditSubmitted   = "submitted" // to Layer 1, also again
 	auditResult      = "submission-refused"
+	auditCheckpoint  = "checkpoint" // in the block at Height, up to the step
 	auditFault       = "fault"
 	auditTwice       = "equivocation"
 	auditEvidence    = "evidence-kept"
@@ -163,6 +164,8 @@ func (o *owner) audit(r session.Record) {
 		o.write(auditRecord{Event: auditEndorsement, Sequence: r.Sequence, Node: r.Node[:]})
 	case session.CommitRecord:
 		o.write(auditRecord{Event: auditCommit, Sequence: o.machine.Len() + 1})
+	case session.CheckpointRecord:
+		o.write(auditRecord{Event: auditCheckpoint, Sequence: r.Steps, Height: r.Height})
 	case session.FaultRecord:
 		o.write(auditRecord{Event: auditFault, Code: string(r.Reason)})
 	case session.EvidenceRecord:

@@ -94,6 +94,11 @@ func (o *owner) begin() {
 	}
 	o.noteOpened()
 	o.noteState()
+	// A block that settles the session may have come between the look at the ledger and the moment from which OnBlock finds
+	// the session in memory: then the newest state shows it.
+	if v, err := o.e.o.Ledger.View(); err == nil {
+		o.inView(v)
+	}
 }
 
 // openedBefore answers an opening request that was used before; nil, nil if it was not.

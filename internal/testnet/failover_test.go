@@ -2,13 +2,13 @@ package testnet_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -18,195 +18,292 @@ import (
 	"tandem/internal/testnet"
 )
 
-var killsFlag = flag.Int("kills", 7, "originators that TestOriginatorKilled kills; the long run is 100")
+// operator returns the key of the demo actor OPR-001.
+func operator(t testing.TB) client.Key {
+	t.Helper()
+	for _, a := range supplychain.DemoActors() {
+		if a.ID == "OPR-001" {
+			k, err := client.KeyFromSeed(ed25519.PrivateKey(a.Key).Seed())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return k
+		}
+	}
+	t.Fatal("no such actor")
+	return client.Key{}
+}
 
-// continued bounds how long a client takes to go on at another node.
-const continued = 2 * time.Second
-
-// operator makes a client of the demonstration's operator that asks the given nodes in this order and wants two endorsements.
-func operator(t testing.TB, dir string, urls ...string) *client.Client {
+// user makes a client that knows one node by configuration; the others it has to learn.
+func user(t testing.TB, dir string, urls ...string) *client.Client {
 	t.Helper()
 	genesis, err := os.ReadFile(testnet.GenesisFile(dir))
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := client.KeyFromSeed(supplychain.DemoKey("OPR-001").Seed())
+	transport := &http.Transport{}
+	c, err := client.New(client.Config{URLs: urls, Key: operator(t), Genesis: genesis, HTTP: &http.Client{Transport: transport}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.New(client.Config{URLs: urls, Key: key, Genesis: genesis})
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(transport.CloseIdleConnections)
 	return c
 }
 
-// workflow is the demonstration's session, step by step; between is called before each step, and before the commit, with its
-// number from 1, and makes the call that it is given.
-func workflow(ctx context.Context, s *client.Session, between func(position int, call func() error) error) error {
+// workflowSteps is the number of steps of carry.
+const workflowSteps = 5
+
+// carry carries a package through the workflow in one session. Before the nth step (from 0), and before the commit (n =
+// workflowSteps), it calls before(n). It returns the session, committed.
+func carry(ctx context.Context, c *client.Client, before func(n int), seen func(n int, a *client.Answer)) (*client.Session, error) {
+	s, err := c.Open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open: %w", err)
+	}
 	body, err := supplychain.DemoPackage(reference())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	pkg, signature := "", ""
-	step := func(position int, target string, body func() string, take func(a *client.Answer) error) error {
-		return between(position, func() error {
-			a, err := s.Call(ctx, "POST", target, "", []byte(body()))
-			if err != nil {
-				return err
-			}
-			if a.Status/100 != 2 {
-				return fmt.Errorf("%s: %d %s", target, a.Status, a.Body)
-			}
-			return take(a)
-		})
+	n := 0
+	step := func(target string, body []byte) (*client.Answer, error) {
+		before(n)
+		a, err := s.Call(ctx, "POST", target, "", body)
+		if err == nil && !a.Recorded {
+			err = fmt.Errorf("answered %d: %s", a.Status, a.Body)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("step %d, %s: %w", n+1, target, err)
+		}
+		seen(n, a)
+		n++
+		return a, nil
 	}
-	nothing := func(*client.Answer) error { return nil }
-	text := func(s string) func() string { return func() string { return s } }
-	if err := step(1, "/packages", text(string(body)), func(a *client.Answer) error { return field(a.Body, "package_id", &pkg) }); err != nil {
-		return err
+	created, err := step("/packages", body)
+	if err != nil {
+		return s, err
 	}
-	if err := step(2, "/packages/"+pkg+"/scan", text("{}"), func(a *client.Answer) error { return field(a.Body, "supplier_signature", &signature) }); err != nil {
-		return err
+	var pkg struct {
+		ID string `json:"package_id"`
 	}
-	for i, st := range [][2]string{
-		{"validate", fmt.Sprintf(`{"signature":%q}`, signature)},
-		{"quality-check", `{"passed":true,"issues":[]}`},
-		{"label", `{"destination":"Lisbon","priority":"standard","courier_id":"COU-001"}`},
+	if err := json.Unmarshal(created.Body, &pkg); err != nil {
+		return s, err
+	}
+	path := "/packages/" + pkg.ID
+	scan, err := step(path+"/scan", nil)
+	if err != nil {
+		return s, err
+	}
+	var scanned struct {
+		Signature string `json:"supplier_signature"`
+	}
+	if err := json.Unmarshal(scan.Body, &scanned); err != nil {
+		return s, err
+	}
+	signature, err := json.Marshal(map[string]string{"signature": scanned.Signature})
+	if err != nil {
+		return s, err
+	}
+	for _, next := range []struct {
+		name string
+		body []byte
+	}{
+		{"validate", signature},
+		{"quality-check", []byte(`{"passed":true,"issues":[]}`)},
+		{"label", []byte(`{"destination":"Lisbon","priority":"standard","courier_id":"COU-001"}`)},
 	} {
-		if err := step(3+i, "/packages/"+pkg+"/"+st[0], text(st[1]), nothing); err != nil {
-			return err
+		if _, err := step(path+"/"+next.name, next.body); err != nil {
+			return s, err
 		}
 	}
-	if err := between(6, func() error { _, err := s.CommitAsync(ctx); return err }); err != nil {
-		return err
+	before(n)
+	o, err := s.Commit(ctx)
+	if err == nil && !o.Committed() {
+		err = fmt.Errorf("it is %s", o.Status)
 	}
-	return between(7, func() error { _, err := s.Commit(ctx); return err })
+	if err != nil {
+		return s, fmt.Errorf("commit: %w", err)
+	}
+	return s, nil
 }
 
-// TestOriginatorKilled: kill -9 of the originator at each step of the workflow, before the request or while it runs, every
-// second time with its session log deleted. The client goes on at another node within two seconds and the session is
-// committed. The killed node comes back and has what it missed: it may be the next to go on with.
-func TestOriginatorKilled(t *testing.T) {
+// wipe deletes all that a stopped node has written: its disk is lost, its keys are kept elsewhere.
+func wipe(t testing.TB, home string) {
+	t.Helper()
+	for _, dir := range []string{"data", "state", "index", "layer2", "events"} {
+		if err := os.RemoveAll(filepath.Join(home, dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// silent is a carry's hook that does nothing.
+func silent(int, *client.Answer) {}
+
+// TestOriginatorStops: at each position of the workflow the node that serves the session goes, every second time with its
+// disk; the client goes on at another node, every step it has seen is in the block, and the receipt proves it.
+func TestOriginatorStops(t *testing.T) {
+	w := start(t, demo(1, 3))
+	ctx := within(t, 4*time.Minute)
+	nodes := w.Layer2()
+	for position := range workflowSteps + 1 {
+		victim := nodes[position%len(nodes)]
+		c := user(t, w.Dir(), w.URL(victim))
+		var began time.Time
+		endorsed := 0
+		s, err := carry(ctx, c, func(n int) {
+			if n != position {
+				return
+			}
+			if err := w.Stop(victim); err != nil {
+				t.Fatal(err)
+			}
+			if position%2 == 1 {
+				wipe(t, w.Config(victim).Home)
+			}
+			began = time.Now()
+		}, func(n int, a *client.Answer) {
+			if n == position {
+				t.Logf("position %d: went on after %v at %s", position, time.Since(began).Round(time.Millisecond), a.Originator)
+			}
+			if len(a.Endorsers) != a.Endorsed {
+				t.Errorf("step %d: %d endorsements, %d endorsers", n+1, a.Endorsed, len(a.Endorsers))
+			}
+			endorsed = max(endorsed, a.Endorsed)
+		})
+		if err != nil {
+			t.Fatalf("position %d: %v", position, err)
+		}
+		if endorsed < 2 {
+			t.Errorf("position %d: no step was endorsed by two nodes", position)
+		}
+		if _, proof, err := s.Receipt(ctx, nil); err != nil || len(proof.Steps) != workflowSteps {
+			t.Errorf("position %d: receipt: %v", position, err)
+		}
+		if err := w.Start(victim); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Ready(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTranscriptOutlivesItsNodes: the only node that has the session loses its disk while the others were away; the client has the
+// transcript and uploads it.
+func TestTranscriptOutlivesItsNodes(t *testing.T) {
+	w := start(t, demo(1, 2))
+	ctx := within(t, 2*time.Minute)
+	nodes := w.Layer2()
+	c := user(t, w.Dir(), w.URLs()...)
+	s, err := carry(ctx, c, func(n int) {
+		switch n {
+		case 0: // from here on only the first node works
+			if err := w.Stop(nodes[1]); err != nil {
+				t.Fatal(err)
+			}
+			wipe(t, w.Config(nodes[1]).Home)
+		case 3: // and from here on only the second, which has never heard of the session
+			if err := w.Stop(nodes[0]); err != nil {
+				t.Fatal(err)
+			}
+			wipe(t, w.Config(nodes[0]).Home)
+			if err := w.Start(nodes[1]); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.Ready(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}, silent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, proof, err := s.Receipt(ctx, nil); err != nil || len(proof.Steps) != workflowSteps {
+		t.Errorf("receipt: %v", err)
+	}
+}
+
+// TestFiftyParallelSessions: two clients with one key, 50 sessions at once over three nodes: no ordering error.
+func TestFiftyParallelSessions(t *testing.T) {
+	w := start(t, demo(1, 3))
+	ctx := within(t, 3*time.Minute)
+	urls := w.URLs()
+	clients := []*client.Client{user(t, w.Dir(), urls[0], urls[1], urls[2]), user(t, w.Dir(), urls[1], urls[2], urls[0])}
+	var mu sync.Mutex
+	committed := map[string]bool{}
+	var all sync.WaitGroup
+	for i := range 50 {
+		all.Go(func() {
+			s, err := carry(ctx, clients[i%2], func(int) {}, silent)
+			if err != nil {
+				var p *client.Problem
+				errors.As(err, &p)
+				t.Errorf("session %d: %v (%+v)", i, err, p)
+				return
+			}
+			mu.Lock()
+			committed[s.ID()] = true
+			mu.Unlock()
+		})
+	}
+	all.Wait()
+	if len(committed) != 50 {
+		t.Errorf("%d of 50 sessions were committed", len(committed))
+	}
+}
+
+// TestProvedLayer2List: the list of nodes to believe is read from the ledger in a session whose receipt proves it.
+func TestProvedLayer2List(t *testing.T) {
+	w := start(t, demo(1, 2))
+	ctx := within(t, time.Minute)
+	c := user(t, w.Dir(), w.URLs()[0])
+	list, err := c.Layer2(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != 2 || len(c.URLs()) != 2 {
+		t.Errorf("%d nodes on the list, %d URLs known", len(list), len(c.URLs()))
+	}
+	if _, err := carry(ctx, c, func(int) {}, silent); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKillNineOfTheOriginator: real processes. The node that serves a session is killed with SIGKILL in each step of the
+// workflow, half of the times with its disk deleted, and the session is committed all the same.
+func TestKillNineOfTheOriginator(t *testing.T) {
 	p := initProcesses(t, 1, 3)
-	ctx := within(t, 10*time.Minute)
+	ctx := within(t, 4*time.Minute)
 	for i := range p.nodes {
 		p.start(i)
 	}
 	p.ready(ctx)
-	layer2 := p.nodes[1:]
-	var sessions []string
-	var took []time.Duration
-	good := 0
-	for run := range *killsFlag {
-		position, deleted, racing := 1+run%7, run%2 == 1, run/2%2 == 1
-		var urls []string
-		for i := range layer2 {
-			urls = append(urls, layer2[(run+i)%3].url())
-		}
-		c := operator(t, p.dir, urls...)
-		s, err := c.Open(ctx)
-		if err != nil {
-			t.Fatalf("run %d: open: %v", run, err)
-		}
-		victim := -1
-		var death sync.WaitGroup
-		kill := func() {
-			victim = slices.IndexFunc(p.nodes, func(n *process) bool { return n.url() == c.URL() })
-			death.Go(func() {
-				p.nodes[victim].kill()
-				if deleted {
-					if err := os.RemoveAll(filepath.Join(p.nodes[victim].cfg.Home, "layer2")); err != nil {
-						t.Error(err)
-					}
-				}
-			})
-			if !racing {
-				death.Wait()
+	for position := range workflowSteps + 1 {
+		victim := 1 + position%3
+		n := p.nodes[victim]
+		c := user(t, p.dir, n.url())
+		var began time.Time
+		s, err := carry(ctx, c, func(at int) {
+			if at != position {
+				return
 			}
-		}
-		var slowest time.Duration
-		err = workflow(ctx, s, func(at int, call func() error) error {
+			n.kill()
+			if position%2 == 0 {
+				wipe(t, n.cfg.Home)
+			}
+			began = time.Now()
+		}, func(at int, a *client.Answer) {
 			if at == position {
-				kill()
+				t.Logf("position %d: went on after %v", position, time.Since(began).Round(time.Millisecond))
 			}
-			begin := time.Now()
-			err := call()
-			if at == position {
-				slowest = time.Since(begin)
-			}
-			if err != nil {
-				return fmt.Errorf("position %d: %w", at, err)
-			}
-			return nil
 		})
-		death.Wait()
 		if err != nil {
-			t.Errorf("run %d: kill -9 at position %d (log deleted: %v, while it runs: %v): %v", run, position, deleted, racing, err)
-		} else {
-			good++
-			sessions = append(sessions, s.ID())
-			took = append(took, slowest)
-			if slowest > continued {
-				t.Errorf("run %d: kill -9 at position %d (log deleted: %v, while it runs: %v): went on after %s", run, position, deleted, racing, slowest)
-			}
+			t.Fatalf("position %d: %v", position, err)
+		}
+		if _, proof, err := s.Receipt(ctx, nil); err != nil || len(proof.Steps) != workflowSteps {
+			t.Errorf("position %d: receipt: %v", position, err)
 		}
 		p.start(victim)
 		p.ready(ctx)
 	}
-	slices.Sort(took)
-	if len(took) > 0 {
-		t.Logf("%d of %d sessions committed; the step at the kill took %s in the median, %s at most", good, *killsFlag, took[len(took)/2], took[len(took)-1])
-	}
-	p.check(ctx, sessions)
-
-	t.Run("one key", func(t *testing.T) { oneKey(t, ctx, p) })
-}
-
-// oneKey: two clients with one key and 50 parallel sessions, at different nodes: no ordering error.
-func oneKey(t *testing.T, ctx context.Context, p *processes) {
-	var mu sync.Mutex
-	var sessions []string
-	var all sync.WaitGroup
-	for i := range 2 {
-		c := operator(t, p.dir, p.nodes[1+i].url())
-		for range 25 {
-			all.Go(func() {
-				s, err := c.Open(ctx)
-				if err == nil {
-					err = workflow(ctx, s, func(_ int, call func() error) error { return call() })
-				}
-				var problem *client.Problem
-				if errors.As(err, &problem) {
-					t.Errorf("%s: %v", problem.Code, err)
-				} else if err != nil {
-					t.Error(err)
-				}
-				if err == nil {
-					mu.Lock()
-					sessions = append(sessions, s.ID())
-					mu.Unlock()
-				}
-			})
-		}
-	}
-	all.Wait()
-	if len(sessions) != 50 {
-		t.Errorf("%d of 50 sessions were committed", len(sessions))
-	}
-	p.check(ctx, sessions)
-}
-
-// field takes a text member out of a JSON body.
-func field(body []byte, name string, into *string) error {
-	var m map[string]any
-	if err := json.Unmarshal(body, &m); err != nil {
-		return err
-	}
-	text, ok := m[name].(string)
-	if !ok || text == "" {
-		return fmt.Errorf("no %s in %s", name, body)
-	}
-	*into = text
-	return nil
 }

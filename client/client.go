@@ -54,27 +54,30 @@ type Config struct {
 	// RequireEndorsements refuses recorded steps that fewer Layer 2 nodes than this, the originator counted, have provably
 	// endorsed: *EndorsementError, after asking again for a while. 0 and 1: the originator is enough.
 	RequireEndorsements int
+	// Checkpoint says when sessions commit what they have and stay open. The zero value: only when asked.
+	Checkpoint Checkpointing
 	// Clock gives signatures their time. nil: time.Now.
 	Clock func() time.Time
 }
 
 // Client talks to a network.
 type Client struct {
-	nodes    ring
-	key      Key
-	genesis  *genesis // nil if there is none
-	http     *http.Client
-	layer2   atomic.Pointer[map[wire.PublicKey]bool] // the nodes to believe; nil: any
-	patience time.Duration
-	hedge    time.Duration
-	require  int // endorsements of a step
-	clock    func() time.Time
-	seen     atomic.Int64 // highest committed height that an outcome told: reads show at least that
+	nodes      ring
+	key        Key
+	genesis    *genesis // nil if there is none
+	http       *http.Client
+	layer2     atomic.Pointer[map[wire.PublicKey]bool] // the nodes to believe; nil: any
+	patience   time.Duration
+	hedge      time.Duration
+	require    int // endorsements of a step
+	checkpoint Checkpointing
+	clock      func() time.Time
+	seen       atomic.Int64 // highest committed height that an outcome told: reads show at least that
 }
 
 // New checks cfg. It makes no request.
 func New(cfg Config) (*Client, error) {
-	c := &Client{key: cfg.Key, patience: cfg.Patience, clock: cfg.Clock, hedge: cfg.Hedge, require: cfg.RequireEndorsements}
+	c := &Client{key: cfg.Key, patience: cfg.Patience, clock: cfg.Clock, hedge: cfg.Hedge, require: cfg.RequireEndorsements, checkpoint: cfg.Checkpoint}
 	if len(cfg.URLs) == 0 {
 		return nil, errors.New("client: no URL of a Layer 2 node")
 	}
@@ -145,7 +148,7 @@ type Answer struct {
 
 // Outcome is what became of a commit.
 type Outcome struct {
-	// Status is "committed", or "committing" as long as Layer 1 has not decided.
+	// Status is "committed", "checkpoint" if the session stays open, or "committing" as long as Layer 1 has not decided.
 	Status string `json:"status"`
 	// Height is the block's; 0 unless committed.
 	Height int64 `json:"height,omitempty"`
@@ -153,6 +156,8 @@ type Outcome struct {
 	TransactionHash string `json:"transaction_hash,omitempty"`
 	// Time is the block's in milliseconds since 1970; 0 unless known.
 	Time int64 `json:"time_ms,omitempty"`
+	// Checkpoint is the checkpoint's number, from 1; 0 if the session is closed, or nothing is in a block yet.
+	Checkpoint uint64 `json:"checkpoint,omitempty"`
 }
 
 // Committed reports whether the session is in a block.

@@ -47,6 +47,8 @@ type Session struct {
 	outcome Outcome
 	pending *pending
 	witness witness
+	held    int       // steps that were handed over in a checkpoint
+	oldest  time.Time // when the oldest other step was made
 }
 
 // pending is a signed request that has no checked answer.
@@ -225,6 +227,9 @@ func (s *Session) Call(ctx context.Context, method, target, contentType string, 
 		}
 	}
 	path, query, _ := strings.Cut(target, "?")
+	if s.pending.checkpoint() {
+		s.pending = nil
+	}
 	if p := s.pending; p != nil {
 		if p.parsed.Tag != httpsig.TagStep || !sameRequest(&p.parsed.Request, method, path, query, contentType, body) {
 			return nil, s.pendingError()
@@ -305,7 +310,13 @@ func (s *Session) step(ctx context.Context) (*Answer, error) {
 		s.proofs = append(s.proofs, answer.proof)
 	}
 	s.head, s.height, s.pending = head, answer.Height, nil
-	return answer, s.keep()
+	if err := s.keep(); err != nil {
+		return answer, err
+	}
+	if tx != nil {
+		s.byPolicy(ctx)
+	}
+	return answer, nil
 }
 
 // Withdraw forgets a request that a node refused, so that another can be made in its place. A request whose outcome is
@@ -424,6 +435,9 @@ func (s *Session) commit(ctx context.Context, async bool) (Outcome, error) {
 		if err := s.usable(); err != nil {
 			return Outcome{}, err
 		}
+	}
+	if s.pending.checkpoint() {
+		s.pending = nil // the commit holds its steps too
 	}
 	if p := s.pending; p != nil && p.parsed.Tag != httpsig.TagCommit {
 		return Outcome{}, s.pendingError()

@@ -116,6 +116,10 @@ type Layer2Config struct {
 	Need int `toml:"need"`
 	// Wait is how long a step waits for that many before it is answered with fewer. Default 50ms.
 	Wait Duration `toml:"wait"`
+	// CheckpointSteps and CheckpointSeconds say when a custody session commits what it has and stays open: after so many steps that
+	// no block holds, or so many seconds after the oldest of them. Sessions that their clients sign are not meant. Default 0: never.
+	CheckpointSteps   int `toml:"checkpoint_steps"`
+	CheckpointSeconds int `toml:"checkpoint_seconds"`
 }
 
 // RPCConfig is the consensus engine's own RPC server, for operators who look into the engine.

@@ -158,7 +158,16 @@ func number(h http.Header, name string) int64 {
 
 // CommitAsync hands the session to Layer 1, or asks again what became of that.
 func (c *custody) CommitAsync(ctx context.Context) (client.Outcome, error) {
-	answer, b, err := c.send(ctx, http.MethodPost, "/tandem/v1/sessions/"+c.session+"/commit", "application/json", []byte("{}"))
+	return c.commit(ctx, "{}")
+}
+
+// CheckpointAsync hands what the session has to Layer 1, or asks again what became of that; the session stays open.
+func (c *custody) CheckpointAsync(ctx context.Context) (client.Outcome, error) {
+	return c.commit(ctx, `{"final":false}`)
+}
+
+func (c *custody) commit(ctx context.Context, body string) (client.Outcome, error) {
+	answer, b, err := c.send(ctx, http.MethodPost, "/tandem/v1/sessions/"+c.session+"/commit", "application/json", []byte(body))
 	if err != nil {
 		return client.Outcome{}, err
 	}

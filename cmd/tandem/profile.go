@@ -242,6 +242,7 @@ func replaceFile(path string, content []byte) (err error) {
 type voice interface {
 	Call(ctx context.Context, method, target, contentType string, body []byte) (*client.Answer, error)
 	CommitAsync(ctx context.Context) (client.Outcome, error)
+	CheckpointAsync(ctx context.Context) (client.Outcome, error)
 	Abandon(ctx context.Context) error
 }
 

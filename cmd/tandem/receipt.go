@@ -23,11 +23,13 @@ func newReceiptCommand() *cobra.Command {
 func newReceiptGetCommand() *cobra.Command {
 	var place profile
 	var out string
+	var checkpoint uint64
 	cmd := &cobra.Command{
 		Use:   "get SESSION",
 		Short: "Fetch the receipt of a committed session",
 		Long: `Fetches the receipt of a committed session (an id, or "current") from a node and prints it, or writes it to a new file
-with --out. The receipt is not verified here: that is what "tandem receipt verify" does, with no network.`,
+with --out. A session that is committed in parts has a receipt for each: --checkpoint says which, counted from 1; the newest is the
+default. The receipt is not verified here: that is what "tandem receipt verify" does, with no network.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := place.sessionID(args[0])
@@ -38,7 +40,11 @@ with --out. The receipt is not verified here: that is what "tandem receipt verif
 			if saved, err := place.load(id); err == nil && !cmd.Flags().Changed("url") {
 				urls = saved.URLs
 			}
-			body, err := fetch(cmd.Context(), urls, place.wait, "/tandem/v1/sessions/"+id+"/receipt")
+			target := "/tandem/v1/sessions/" + id + "/receipt"
+			if checkpoint > 0 {
+				target += fmt.Sprintf("?checkpoint=%d", checkpoint)
+			}
+			body, err := fetch(cmd.Context(), urls, place.wait, target)
 			if err != nil {
 				return err
 			}
@@ -51,6 +57,7 @@ with --out. The receipt is not verified here: that is what "tandem receipt verif
 	}
 	place.addHome(cmd)
 	place.addURL(cmd)
+	cmd.Flags().Uint64Var(&checkpoint, "checkpoint", 0, "the receipt of this part of the session, counted from 1 (default the newest)")
 	cmd.Flags().StringVarP(&out, "out", "o", "", "write the receipt to this new file")
 	return cmd
 }

@@ -190,33 +190,49 @@ func sessionArgument(args []string) string {
 
 func newSessionCommitCommand() *cobra.Command {
 	var place profile
-	var asJSON bool
+	var asJSON, checkpoint bool
 	cmd := &cobra.Command{
 		Use:   "commit [SESSION]",
 		Short: "Commit a session to Layer 1 and wait for the block",
 		Long: `Signs the transcript of everything seen, hands the session to Layer 1 and waits until it is in a block. If Layer 1 has
-not decided in time, this says so and exits 1; run it again to go on waiting. Nothing is committed twice.`,
+not decided in time, this says so and exits 1; run it again to go on waiting. Nothing is committed twice.
+
+With --checkpoint, what there is so far is committed and the session stays open. Each checkpoint has a receipt of its own.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			h, err := place.hold(cmd, sessionArgument(args))
 			if err != nil {
 				return err
 			}
-			o, err := commit(cmd.Context(), h.voice, place.wait)
-			if err == nil {
+			hand := h.voice.CommitAsync
+			if checkpoint {
+				hand = h.voice.CheckpointAsync
+			}
+			o, err := commit(cmd.Context(), hand, place.wait)
+			if err == nil && !checkpoint {
 				h.Status = o.Status
 			}
 			if err := h.release(err); err != nil {
 				return err
 			}
 			if asJSON {
-				if err := printJSON(cmd.OutOrStdout(), map[string]any{"session_id": h.ID, "status": o.Status, "height": o.Height, "transaction_hash": o.TransactionHash}); err != nil {
+				about := map[string]any{"session_id": h.ID, "status": o.Status, "height": o.Height, "transaction_hash": o.TransactionHash}
+				if o.Checkpoint > 0 {
+					about["checkpoint"] = o.Checkpoint
+				}
+				if err := printJSON(cmd.OutOrStdout(), about); err != nil {
 					return err
 				}
-			} else if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s height %d transaction %s\n", o.Status, o.Height, o.TransactionHash); err != nil {
-				return err
+			} else {
+				what := o.Status
+				if o.Checkpoint > 0 {
+					what = fmt.Sprintf("%s %d", what, o.Checkpoint)
+				}
+				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "%s height %d transaction %s\n", what, o.Height, o.TransactionHash); err != nil {
+					return err
+				}
 			}
-			if !o.Committed() {
+			if o.Height == 0 {
 				return fmt.Errorf("session %s is still %s: Layer 1 has not put it into a block; run this again to go on waiting", h.ID, o.Status)
 			}
 			return nil
@@ -224,6 +240,7 @@ not decided in time, this says so and exits 1; run it again to go on waiting. No
 	}
 	place.addHome(cmd)
 	place.addURL(cmd)
+	cmd.Flags().BoolVar(&checkpoint, "checkpoint", false, "commit what there is and leave the session open")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -233,14 +250,14 @@ const commitPoll = 50 * time.Millisecond
 
 // commit hands a session to Layer 1 and asks again until it is in a block or the wait is over; then the outcome says
 // that it is still committing.
-func commit(ctx context.Context, v voice, wait time.Duration) (client.Outcome, error) {
+func commit(ctx context.Context, hand func(context.Context) (client.Outcome, error), wait time.Duration) (client.Outcome, error) {
 	limit := time.NewTimer(wait)
 	defer limit.Stop()
 	pause := time.NewTicker(commitPoll)
 	defer pause.Stop()
 	for {
-		o, err := v.CommitAsync(ctx)
-		if err != nil || o.Committed() {
+		o, err := hand(ctx)
+		if err != nil || o.Height > 0 {
 			return o, err
 		}
 		select {

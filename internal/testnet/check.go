@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"time"
 
 	"tandem/internal/httpapi"
@@ -67,7 +68,9 @@ func CheckWorld(ctx context.Context, urls []string, height int64) (sessions []st
 			if tx.Session == "" {
 				continue
 			}
-			sessions = append(sessions, tx.Session)
+			if !slices.Contains(sessions, tx.Session) { // a session with checkpoints is in several blocks
+				sessions = append(sessions, tx.Session)
+			}
 			if err := checkSession(ctx, urls, genesis, h, tx); err != nil {
 				return nil, err
 			}
@@ -84,6 +87,11 @@ func checkSession(ctx context.Context, urls []string, genesis []byte, height int
 			Status      string `json:"status"`
 			Height      int64  `json:"height"`
 			Transaction string `json:"transaction_hash"`
+			Checkpoints []struct {
+				Number      uint64 `json:"checkpoint"`
+				Height      int64  `json:"height"`
+				Transaction string `json:"transaction_hash"`
+			} `json:"checkpoints"`
 		}
 		err := fetchJSON(ctx, url+"/tandem/v1/sessions/"+tx.Session, &s)
 		var status *StatusError
@@ -94,10 +102,16 @@ func checkSession(ctx context.Context, urls []string, genesis []byte, height int
 			return err
 		}
 		layer2++
-		if s.Status != "committed" || s.Height != height || s.Transaction != tx.Hash {
+		part := ""
+		for _, c := range s.Checkpoints {
+			if c.Transaction == tx.Hash && c.Height == height {
+				part = fmt.Sprintf("?checkpoint=%d", c.Number)
+			}
+		}
+		if part == "" && (s.Status != "committed" || s.Height != height || s.Transaction != tx.Hash) {
 			return fmt.Errorf("testnet: check: session %s is in block %d as %s, but %s says %+v", tx.Session, height, tx.Hash, url, s)
 		}
-		raw, err := fetch(ctx, url+"/tandem/v1/sessions/"+tx.Session+"/receipt")
+		raw, err := fetch(ctx, url+"/tandem/v1/sessions/"+tx.Session+"/receipt"+part)
 		if errors.As(err, &status) && status.Code == "session-not-found" {
 			continue // committed through another node
 		}

@@ -86,6 +86,8 @@ func (o *owner) replicated(from wire.PublicKey, m wire.PeerStep) (again bool, er
 // the originator's signature on the answer.
 func (o *owner) verify(r *wire.Recorded, previous, head wire.Digest) error {
 	tx := &r.Transaction
+	sealed := make(chan error, 1) // two signatures, verified side by side: the client waits for this
+	go func() { sealed <- httpsig.VerifySeal(answerOf(o.id, *r, head), r.Seal) }()
 	if err := o.signedBy(httpsig.TagStep, &tx.Request, httpsig.Place{Session: o.id, Sequence: tx.Sequence, Transcript: previous}); err != nil {
 		return err
 	}
@@ -98,7 +100,7 @@ func (o *owner) verify(r *wire.Recorded, previous, head wire.Digest) error {
 	if fresh(tx.Request.Created, tx.Time) != nil || tx.Time > o.e.now()+maxAhead.Milliseconds() {
 		return refusal.New(refusal.WrongTime, "time %d is too far from created, %d, or ahead of this node's clock", tx.Time, tx.Request.Created)
 	}
-	return httpsig.VerifySeal(answerOf(o.id, *r, head), r.Seal)
+	return <-sealed
 }
 
 // maxAhead is how far a peer's step may lie ahead of this node's clock; Layer 1 allows as much between step and block.

@@ -167,6 +167,17 @@ func command(t *testing.T, line string, m **Machine, records *[]Record) string {
 		msg = Endorsed{Sequence: seq(), Node: node(args["node"]), Head: digest(args["head"])}
 	case "dissented":
 		msg = Dissented{Sequence: seq(), Node: node(args["node"]), Reason: refusal.Code(args["reason"])}
+	case "replicated":
+		msg = Replicated{Sequence: seq(), Previous: digest(args["previous"]), Request: digest(args["request"]), Head: digest(args["head"])}
+	case "reproduced":
+		msg = Reproduced{Sequence: seq(), Request: digest(args["request"]), Head: digest(args["head"]), Time: num("time"), Originator: node(args["originator"])}
+	case "policy":
+		var p Policy
+		for _, n := range strings.Split(args["nodes"], ",") {
+			p.Nodes = append(p.Nodes, node(n))
+		}
+		p.Need = int(num("need"))
+		msg = PolicyChanged{p}
 	case "wait-over":
 		msg = WaitOver{Sequence: seq()}
 	case "commit":
@@ -189,6 +200,12 @@ func command(t *testing.T, line string, m **Machine, records *[]Record) string {
 	return step(*m, msg, records)
 }
 
+func sameStep(a, b Record) bool {
+	x, ok := a.(StepRecord)
+	y, also := b.(StepRecord)
+	return ok && also && x.Sequence == y.Sequence
+}
+
 // step feeds a message and describes the actions; a panic is a bug of our own code, and shown as one.
 func step(m *Machine, msg Message, records *[]Record) (text string) {
 	defer func() {
@@ -200,7 +217,12 @@ func step(m *Machine, msg Message, records *[]Record) (text string) {
 	for _, a := range m.Step(msg) {
 		switch a := a.(type) {
 		case Persist:
-			*records = append(*records, a.Record)
+			// On disk a step has one place: a chosen variant takes that of the other.
+			if i := slices.IndexFunc(*records, func(r Record) bool { return sameStep(r, a.Record) }); i >= 0 {
+				(*records)[i] = a.Record
+			} else {
+				*records = append(*records, a.Record)
+			}
 			fmt.Fprintf(&b, "persist %s\n", record(a.Record))
 		case Refuse:
 			fmt.Fprintf(&b, "refuse %s\n", a.Refusal.Error())

@@ -26,8 +26,9 @@ import (
 // chain answers, from this node's own stores, what the session engine and the HTTP surface ask about the ledger: it
 // implements layer2.Ledger, httpapi.Ledger and httpapi.Readiness. Safe for concurrent use.
 type chain struct {
-	node  *Node
-	parts *parts
+	node      *Node
+	parts     *parts
+	replaying chan struct{} // holds a token while a block is replayed for a receipt
 }
 
 // Submit implements layer2.Ledger.
@@ -99,7 +100,7 @@ func (c *chain) Block(_ context.Context, height int64) (httpapi.Block, error) {
 		case wire.KindSession:
 			t.Kind = "session"
 			if s, err := wire.DecodeSessionCommit(tx); err == nil {
-				t.Session = httpsig.SessionID(&s.Open).String()
+				t.Session = sessionID(&s).String()
 			}
 		}
 		out.Transactions = append(out.Transactions, t)
@@ -132,7 +133,7 @@ func (c *chain) Transaction(_ context.Context, hash wire.Digest) (httpapi.Transa
 	if err != nil {
 		return httpapi.Transaction{}, fmt.Errorf("block %d, transaction %d: %w", height, place, err)
 	}
-	id := httpsig.SessionID(&s.Open)
+	id := sessionID(&s)
 	out.Session, out.Key = id.String(), s.Open.Key.DID()
 	settled, ok, err := ledger.SettledOf(c.parts.store.Latest(), id)
 	if err != nil {
@@ -154,32 +155,55 @@ func (c *chain) Transaction(_ context.Context, hash wire.Digest) (httpapi.Transa
 	return out, nil
 }
 
-// Receipt implements httpapi.Ledger: the proof that the session was committed. The response bodies are those that this
-// node's session engine has kept; a session that was committed through another node is not found here.
+// Receipt implements httpapi.Ledger: the proof that the session was committed. A session in no block is not-committed if
+// this node's engine knows it and session-not-found if nobody does.
 func (c *chain) Receipt(ctx context.Context, id wire.SessionID) ([]byte, error) {
-	if c.parts.engine == nil {
-		return nil, refusal.New("no-layer2", "receipts are kept by Layer 2 nodes; this node is none")
-	}
-	done, err := c.parts.engine.Committed(ctx, id)
+	settled, ok, err := ledger.SettledOf(c.parts.store.Latest(), id)
 	if err != nil {
 		return nil, err
 	}
-	b, err := c.block(done.Height)
+	if !ok {
+		if c.parts.engine != nil {
+			_, err = c.parts.engine.Committed(ctx, id)
+		}
+		if err == nil { // or committed since we looked: the next try finds it
+			err = refusal.New(refusal.SessionNotFound, "no block holds session %s", id).With("session", id.String())
+		}
+		return nil, err
+	}
+	b, err := c.block(settled.Height)
 	if err != nil {
 		return nil, err
+	}
+	index := -1
+	for i, tx := range b.Txs {
+		if wire.Sum(tx) == settled.Transaction {
+			index = i
+		}
+	}
+	if index < 0 {
+		return nil, fmt.Errorf("block %d does not hold transaction %s of session %s, though the state says so", settled.Height, settled.Transaction, id)
+	}
+	var bodies [][]byte
+	if c.parts.engine != nil {
+		if done, err := c.parts.engine.Committed(ctx, id); err == nil {
+			bodies = done.Bodies
+		}
+	}
+	if bodies == nil {
+		if bodies, err = c.committedBodies(ctx, b, index); err != nil {
+			return nil, err
+		}
 	}
 	blocks := c.parts.consensus.node.BlockStore()
-	commit := blocks.LoadBlockCommit(done.Height) // the next block's, the same on all nodes
+	commit := blocks.LoadBlockCommit(settled.Height) // the next block's, the same on all nodes
 	if commit == nil {
-		commit = blocks.LoadSeenCommit(done.Height)
+		commit = blocks.LoadSeenCommit(settled.Height)
 	}
 	if commit == nil {
-		return nil, fmt.Errorf("block %d: this node has no commit for it", done.Height)
+		return nil, fmt.Errorf("block %d: this node has no commit for it", settled.Height)
 	}
-	return receipt.Build(receipt.Parts{
-		Genesis: c.node.genesis, Header: &b.Header, Commit: commit, Txs: b.Txs,
-		Index: b.Txs.Index(done.Transaction), Bodies: done.Bodies,
-	})
+	return receipt.Build(receipt.Parts{Genesis: c.node.genesis, Header: &b.Header, Commit: commit, Txs: b.Txs, Index: index, Bodies: bodies})
 }
 
 // Status implements httpapi.Ledger.
@@ -269,3 +293,5 @@ func (c *consensus) behind() int64 {
 	slices.Sort(ahead)
 	return max(ahead[len(ahead)/2], 0)
 }
+
+func sessionID(s *wire.SessionCommit) wire.SessionID { return httpsig.SessionID(&s.Open) }

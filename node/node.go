@@ -280,7 +280,7 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 	if err := p.index.catchUp(height); err != nil {
 		return p, err
 	}
-	l := &chain{node: n, parts: p}
+	l := &chain{node: n, parts: p, replaying: make(chan struct{}, 1)}
 	if n.cfg.Has(RoleLayer2) {
 		p.engine, err = layer2.Open(n.cfg.path(layer2Dir), layer2.Options{
 			Ledger: l, Runner: n.runner, Key: n.key, ChainID: n.doc.ChainID,

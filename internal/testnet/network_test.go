@@ -222,8 +222,9 @@ func TestTwoLayer2Nodes(t *testing.T) {
 	checked(t, w, first, second)
 	// A node that did not serve the session makes the same receipt, byte for byte, by replaying it. The next block must be
 	// there on all: it holds the commit that a receipt takes.
+	next := w.Height() + 1
 	for i := range w.Size() {
-		if err := w.Node(i).WaitHeight(ctx, w.Height()+1); err != nil {
+		if err := w.Node(i).WaitHeight(ctx, next); err != nil {
 			t.Fatal(err)
 		}
 	}

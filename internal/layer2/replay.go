@@ -58,7 +58,7 @@ func (o *owner) rerun(v *state.View) (*difference, error) {
 	var keys []state.Range
 	var diff *difference
 	stop := errors.New("different")
-	err := o.eachStored(func(s *stored) error {
+	again := func(s *stored) error {
 		child := overlay.Child()
 		result, refused, err := o.run(child, &s.tx.Request, s.tx.Sequence, s.tx.Time)
 		if err != nil {
@@ -76,9 +76,11 @@ func (o *owner) rerun(v *state.View) (*difference, error) {
 			return nil
 		}
 		return stop
-	})
-	if err != nil && err != stop {
-		return nil, err
+	}
+	if o.machine.Len() > 0 {
+		if err := o.eachStored(again); err != nil && err != stop {
+			return nil, err
+		}
 	}
 	if diff != nil {
 		diff.judge(o.askedUpTo(diff.step), asked, keys)
@@ -122,6 +124,9 @@ func (o *owner) run(child *state.Overlay, req *wire.Request, sequence uint64, ti
 		if r, ok := refusal.As(err); ok {
 			return exec.Result{}, r, nil
 		}
+		if errors.Is(err, state.ErrPruned) {
+			return exec.Result{}, nil, errStale
+		}
 		return exec.Result{}, nil, o.e.stateRefusal(err)
 	}
 	result, err := o.e.o.Runner.Run(o.e.ctx, child, exec.Step{Request: req, Actor: actor, Session: o.id, Sequence: sequence, Time: time})
@@ -134,8 +139,14 @@ func (o *owner) run(child *state.Overlay, req *wire.Request, sequence uint64, ti
 	if o.e.ctx.Err() != nil {
 		return exec.Result{}, nil, shuttingDown()
 	}
+	if errors.Is(err, state.ErrPruned) {
+		return exec.Result{}, nil, errStale
+	}
 	return exec.Result{}, nil, o.e.stateRefusal(err)
 }
+
+// errStale says that so many blocks came while a step ran that the state under it is no longer kept: run it again.
+var errStale = errors.New("the state under the step is gone")
 
 // admit says who acts with key, and refuses what Layer 1 would refuse: an unknown or revoked key, an originator that is
 // not on the list, a session that another has superseded, or that would supersede one which is committed.
@@ -196,6 +207,9 @@ func (o *owner) refresh(always bool) error {
 		diff, err := o.rerun(v)
 		if err != nil {
 			o.e.setDirty(o)
+			if err == errStale {
+				continue
+			}
 			return err
 		}
 		if diff != nil {

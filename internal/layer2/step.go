@@ -102,6 +102,8 @@ func (o *owner) execute(req *wire.Request, sequence uint64) (*Answer, error) {
 		result, refused, err := o.run(child, req, sequence, time)
 		asked := o.source.take()
 		switch {
+		case err == errStale:
+			continue
 		case err != nil:
 			return nil, err
 		case refused != nil:

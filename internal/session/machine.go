@@ -325,7 +325,7 @@ func (m *Machine) executed(msg Executed) []Action {
 	if msg.Time < m.Time() {
 		panic("session: a step's time lies before the step before it")
 	}
-	r := StepRecord{msg.Sequence, msg.Request, msg.Head, msg.Time}
+	r := StepRecord(msg)
 	m.apply(r)
 	m.steps[msg.Sequence-1].heard = make(map[wire.PublicKey]bool, len(m.policy.Nodes))
 	acts := []Action{Persist{r}}

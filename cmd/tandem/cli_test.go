@@ -7,6 +7,8 @@ import (
 	"flag"
 	"fmt"
 	"html"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -23,7 +25,7 @@ import (
 var update = flag.Bool("update", false, "rewrite docs/cli.md")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"tandem": main, "jq": jq})
+	testscript.Main(m, map[string]func(){"tandem": main, "jq": jq, "curl": curl})
 }
 
 // jq stands in for jq -r .NAME, which is all that our documentation asks of it, where jq is not installed.
@@ -33,6 +35,46 @@ func jq() {
 		os.Exit(2)
 	}
 	fmt.Println(object[strings.TrimPrefix(os.Args[2], ".")])
+}
+
+// curl stands in for as much of curl as our documentation asks of it: -s, -X, -H, -d and a URL.
+func curl() {
+	fail := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
+	}
+	method, url, body, header := "", "", "", http.Header{}
+	for args := os.Args[1:]; len(args) > 0; args = args[1:] {
+		switch args[0] {
+		case "-s":
+		case "-X", "-H", "-d":
+			if len(args) < 2 {
+				fail(fmt.Errorf("curl: %s what?", args[0]))
+			}
+			switch args[0] {
+			case "-X":
+				method = args[1]
+			case "-H":
+				name, value, _ := strings.Cut(args[1], ": ")
+				header.Set(name, value)
+			case "-d":
+				body = args[1]
+				header.Set("Content-Type", "application/x-www-form-urlencoded")
+			}
+			args = args[1:]
+		default:
+			url = args[0]
+		}
+	}
+	request, err := http.NewRequest(method, url, strings.NewReader(body))
+	fail(err)
+	request.Header = header
+	answer, err := http.DefaultClient.Do(request)
+	fail(err)
+	_, err = io.Copy(os.Stdout, answer.Body)
+	fail(err)
 }
 
 // Commands that need no network: each script in testdata/script is a transcript.
@@ -67,7 +109,7 @@ func home(vars ...string) func(*testscript.Env) error {
 	return func(env *testscript.Env) error {
 		env.Vars = append(env.Vars, "TANDEM_HOME="+filepath.Join(env.WorkDir, "home"))
 		docs, err := filepath.Abs("../../docs")
-		env.Vars = append(append(env.Vars, "DOCS="+docs), vars...)
+		env.Vars = append(append(env.Vars, "DOCS="+docs, "REPOSITORY="+filepath.Dir(docs)), vars...)
 		return err
 	}
 }
@@ -109,6 +151,30 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 			ts.Fatalf("%s has no example", args[0])
 		}
 		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(html.UnescapeString(text)+"\n"), 0o644))
+	},
+	// blocks PAGE NAME writes the shell examples of a Markdown page to NAME1.sh, NAME2.sh, ..., for the network under test:
+	// with its address, and without building the binary, which is on the path already.
+	"blocks": func(ts *testscript.TestScript, _ bool, args []string) {
+		if len(args) != 2 {
+			ts.Fatalf("usage: blocks PAGE NAME")
+		}
+		parts := strings.Split(ts.ReadFile(args[0]), "```sh\n")
+		if len(parts) < 2 {
+			ts.Fatalf("%s has no shell examples", args[0])
+		}
+		for i, part := range parts[1:] {
+			text, _, ok := strings.Cut(part, "```")
+			if !ok {
+				ts.Fatalf("%s: example %d does not end", args[0], i+1)
+			}
+			var lines []string
+			for line := range strings.Lines(strings.ReplaceAll(text, "http://127.0.0.1:8080", ts.Getenv("TANDEM_URL"))) {
+				if !strings.HasPrefix(line, "go build ") {
+					lines = append(lines, line)
+				}
+			}
+			ts.Check(os.WriteFile(ts.MkAbs(fmt.Sprintf("%s%d.sh", args[1], i+1)), []byte(strings.Join(lines, "")), 0o644))
+		}
 	},
 	// exits CODE COMMAND... checks the exact exit code of a tandem command line.
 	"exits": func(ts *testscript.TestScript, _ bool, args []string) {

@@ -50,7 +50,9 @@ type difference struct {
 // rerun runs all recorded steps on a new overlay over v. The difference is nil if the session still answers the same, and
 // then it stands on v. The error is a refusal: the run could not be finished (a handler over its time, a failing disk).
 func (o *owner) rerun(v *state.View) (*difference, error) {
-	o.e.counts.reexecuted.Add(1)
+	if o.machine.Len() > 0 {
+		o.e.counts.reexecuted.Add(1)
+	}
 	source := &questioner{base: v, want: true}
 	overlay := state.NewOverlay(source)
 	var asked []question

@@ -325,3 +325,23 @@ func TestReadSetClone(t *testing.T) {
 		t.Errorf("clone grew: %q %q", c.Keys(), c.Ranges())
 	}
 }
+
+// TestScanThroughLayers pins a scan over a key that every layer and the base hold, and one that a layer removes.
+func TestScanThroughLayers(t *testing.T) {
+	o := NewOverlay(spy(model{"a": "base", "b": "base", "c": "base"}))
+	o.Set([]byte("a"), []byte("session"))
+	o.Delete([]byte("b"))
+	o.Set([]byte("d"), []byte("session"))
+	c := o.Child()
+	c.Set([]byte("a"), []byte("step"))
+	c.Set([]byte("b"), []byte("step"))
+	c.Delete([]byte("d"))
+	want := []Entry{{[]byte("a"), []byte("step")}, {[]byte("b"), []byte("step")}, {[]byte("c"), []byte("base")}}
+	if got := collect(t, c, nil, nil); !equalEntries(got, want) {
+		t.Errorf("scan of the child: %q, want %q", got, want)
+	}
+	want = []Entry{{[]byte("a"), []byte("session")}, {[]byte("c"), []byte("base")}, {[]byte("d"), []byte("session")}}
+	if got := collect(t, o, nil, nil); !equalEntries(got, want) {
+		t.Errorf("scan of the session: %q, want %q", got, want)
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 // TestCheckSees: a Check that could not fail would be worth nothing.
 func TestCheckSees(t *testing.T) {
+	t.Parallel()
 	type lie struct {
 		name string
 		// what the second of two nodes says differently

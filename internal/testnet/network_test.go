@@ -68,6 +68,7 @@ func start(t testing.TB, o testnet.StartOptions) *testnet.Network {
 // TestSessionEndToEnd: the paper's whole flow over HTTP at 4-1: steps are endorsed, the commit is replayed by all
 // validators, the block and the transaction can be fetched from Layer 2 and straight from Layer 1, the receipt proves it.
 func TestSessionEndToEnd(t *testing.T) {
+	t.Parallel()
 	w := start(t, demo(4, 1))
 	ctx := within(t, time.Minute)
 	layer2, validator := web{w.URLs()[0]}, web{w.URL(0)}
@@ -149,6 +150,7 @@ func checked(t testing.TB, w *testnet.Network, want ...string) {
 // TestValidatorsDown: with one of four validators down commits go on; with two down steps are answered and a commit says
 // that it is waiting; when they return it completes. Nothing is lost and nothing twice.
 func TestValidatorsDown(t *testing.T) {
+	t.Parallel()
 	o := demo(4, 1)
 	o.Change = func(_ int, cfg *node.Config) { cfg.HTTP.CommitWait = node.Duration(time.Second) }
 	w := start(t, o)
@@ -195,6 +197,7 @@ func TestValidatorsDown(t *testing.T) {
 // TestTwoLayer2Nodes: each serves its own sessions (until they have peers); both know what is on the ledger, and what one
 // has committed the other reads at that height.
 func TestTwoLayer2Nodes(t *testing.T) {
+	t.Parallel()
 	w := start(t, demo(4, 2))
 	ctx := within(t, time.Minute)
 	a, b := web{w.URLs()[0]}, web{w.URLs()[1]}
@@ -245,6 +248,7 @@ func TestTwoLayer2Nodes(t *testing.T) {
 
 // TestOneProcessTwoRoles: a validator that is the Layer 2 node too, alone: the smallest network there is.
 func TestOneProcessTwoRoles(t *testing.T) {
+	t.Parallel()
 	o := demo(1, 1)
 	dir := t.TempDir()
 	configs, err := testnet.Init(dir, o.Options)
@@ -288,6 +292,7 @@ func TestOneProcessTwoRoles(t *testing.T) {
 
 // TestInitRefuses: what testnet init must not do.
 func TestInitRefuses(t *testing.T) {
+	t.Parallel()
 	o := demo(1, 0).Options
 	dir := t.TempDir()
 	if _, err := testnet.Init(dir, o); err != nil {
@@ -304,6 +309,7 @@ func TestInitRefuses(t *testing.T) {
 
 // TestOtherProgram: a node whose program is not the network's does not start, and says so.
 func TestOtherProgram(t *testing.T) {
+	t.Parallel()
 	o := demo(1, 0)
 	configs, err := testnet.Init(t.TempDir(), o.Options)
 	if err != nil {

@@ -286,7 +286,7 @@ var catalogue = [...]Entry{
 		"Commit work in smaller sessions."},
 	{UnknownKind, 400, KindRefusal, "Unknown kind of transaction",
 		"The bytes are no session commit. Clients send sessions; root statements come only from a block's proposer.",
-		"Send a session commit in the form of docs/format/session.md."},
+		"Send a session commit in the form of docs/format/session-commit.md."},
 	{UnsupportedMediaType, 415, KindRefusal, "The media type is not supported",
 		"The request's Content-Type is not one this route takes.",
 		"Send application/json."},

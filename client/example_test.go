@@ -33,7 +33,7 @@ func Example() {
 	var lie *client.AnswerError
 	switch {
 	case errors.As(err, &problem) && problem.Conflict():
-		fmt.Println("another session came first:", problem.Fields["winner_session"])
+		fmt.Println("another session came first:", problem.Fields["winner"])
 	case errors.As(err, &problem):
 		fmt.Println("refused:", problem.Code, problem.Remedy)
 	case errors.As(err, &lie):

@@ -20,9 +20,10 @@ import (
 const (
 	firstBackoff = 25 * time.Millisecond
 	lastBackoff  = 2 * time.Second
-	longestPause = 10 * time.Second // a node's Retry-After counts up to this
-	attemptTime  = 40 * time.Second // for one request: more than a node lets a commit wait
-	maxReply     = 64 << 20         // bytes of an answer; a receipt of a full session with large bodies fits
+	longestPause = 10 * time.Second       // a node's Retry-After counts up to this
+	attemptTime  = 40 * time.Second       // for one request: more than a node lets a commit wait
+	answerTime   = 500 * time.Millisecond // for an answer to come back, when a node is told how long to wait
+	maxReply     = 64 << 20               // bytes of an answer; a receipt of a full session with large bodies fits
 )
 
 // newHTTP returns a client that follows no redirects. Of given, transport, jar and timeout are kept.
@@ -52,6 +53,7 @@ type call struct {
 	target string
 	least  int64 // Tandem-Min-Height, if above 0
 	async  bool  // Prefer: respond-async
+	wait   bool  // Prefer: wait, for no longer than the context lasts
 }
 
 // build makes the HTTP request for one node. The same call gives the same bytes each time.
@@ -71,6 +73,11 @@ func (c call) build(ctx context.Context, base string) (*http.Request, error) {
 	}
 	if c.async {
 		r.Header.Set("Prefer", "respond-async")
+	} else if end, ok := ctx.Deadline(); ok && c.wait {
+		// Or the node may wait longer than we do, and its "committing" would come too late.
+		if left := time.Until(end) - answerTime; left < attemptTime/2 {
+			r.Header.Set("Prefer", fmt.Sprintf("wait=%d", max(0, left/time.Second)))
+		}
 	}
 	r.Header.Set("Accept-Encoding", "identity") // or net/http would unpack a body whose packed bytes are signed
 	r.Header.Set("User-Agent", "tandem-client")

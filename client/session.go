@@ -425,7 +425,7 @@ func (s *Session) commit(ctx context.Context, async bool) (Outcome, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.c.patience)
 	defer cancel()
 	for {
-		rep, err := s.c.exchange(ctx, call{signed: &s.pending.parsed, async: async})
+		rep, err := s.c.exchange(ctx, call{signed: &s.pending.parsed, async: async, wait: !async})
 		if err != nil {
 			return s.outcome, err
 		}

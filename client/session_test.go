@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -438,6 +439,38 @@ func TestCommitWaits(t *testing.T) {
 		t.Errorf("%+v %v, %d waits left", o, err, waits)
 	}
 	n.onePerPosition(t)
+}
+
+// TestCommitSaysHowLong: the node is told to answer before the client has gone.
+func TestCommitSaysHowLong(t *testing.T) {
+	n := startNode(t, newSessions(), 1)
+	s := mustOpen(t, newClient(t, n))
+	mustCall(t, s, "/x")
+	var prefer string
+	n.refuse = func(_ int, r *http.Request) *refusal.Refusal {
+		prefer = r.Header.Get("Prefer")
+		return nil
+	}
+	for _, c := range []struct {
+		left time.Duration
+		want string
+	}{{400 * time.Millisecond, "wait=0"}, {10 * time.Second, "wait=9"}, {time.Hour, ""}} {
+		s.c.patience = time.Hour
+		ctx, cancel := context.WithTimeout(t.Context(), c.left)
+		n.tamper = func(_ string, _ uint64, a *answer) {
+			a.status, a.body = 202, []byte(`{"status":"committing"}`)
+			if c.left > time.Second {
+				cancel() // seen enough
+			}
+		}
+		if o, err := s.Commit(ctx); err == nil || c.left < time.Second && o.Status != "committing" {
+			t.Errorf("%v left: %+v %v", c.left, o, err)
+		}
+		cancel()
+		if prefer != c.want {
+			t.Errorf("%v left: Prefer %q, want %q", c.left, prefer, c.want)
+		}
+	}
 }
 
 // TestConflict: a conflict is a Problem of that kind, and the session is over.

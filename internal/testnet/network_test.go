@@ -3,6 +3,7 @@ package testnet_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -304,6 +305,26 @@ func TestInitRefuses(t *testing.T) {
 	o.Validators = 0
 	if _, err := testnet.Init(t.TempDir(), o); err == nil {
 		t.Error("a network without validators")
+	}
+}
+
+// TestStartFails: the error is the reason why a node did not start, and not that waiting for the others was given up.
+func TestStartFails(t *testing.T) {
+	o, dir := demo(4, 1), t.TempDir()
+	if _, err := testnet.Init(dir, o.Options); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(testnet.Home(dir, 0), "state"), []byte("no directory"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.Dir = dir
+	w, err := testnet.Start(within(t, time.Minute), o)
+	if err == nil {
+		_ = w.Close()
+		t.Fatal("it started")
+	}
+	if errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "state") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"tandem/internal/httpapi"
 	"tandem/internal/httpsig"
+	"tandem/internal/layer2"
 	"tandem/internal/ledger"
 	"tandem/internal/refusal"
 	"tandem/internal/state"
@@ -26,8 +27,9 @@ import (
 // chain answers, from this node's own stores, what the session engine and the HTTP surface ask about the ledger: it
 // implements layer2.Ledger, httpapi.Ledger and httpapi.Readiness. Safe for concurrent use.
 type chain struct {
-	node  *Node
-	parts *parts
+	node      *Node
+	parts     *parts
+	replaying chan struct{} // holds a token while a block is replayed for a receipt
 }
 
 // Submit implements layer2.Ledger.
@@ -99,7 +101,7 @@ func (c *chain) Block(_ context.Context, height int64) (httpapi.Block, error) {
 		case wire.KindSession:
 			t.Kind = "session"
 			if s, err := wire.DecodeSessionCommit(tx); err == nil {
-				t.Session = httpsig.SessionID(&s.Open).String()
+				t.Session = sessionID(&s).String()
 			}
 		}
 		out.Transactions = append(out.Transactions, t)
@@ -132,7 +134,7 @@ func (c *chain) Transaction(_ context.Context, hash wire.Digest) (httpapi.Transa
 	if err != nil {
 		return httpapi.Transaction{}, fmt.Errorf("block %d, transaction %d: %w", height, place, err)
 	}
-	id := httpsig.SessionID(&s.Open)
+	id := sessionID(&s)
 	out.Session, out.Key = id.String(), s.Open.Key.DID()
 	settled, ok, err := ledger.SettledOf(c.parts.store.Latest(), id)
 	if err != nil {
@@ -154,32 +156,53 @@ func (c *chain) Transaction(_ context.Context, hash wire.Digest) (httpapi.Transa
 	return out, nil
 }
 
-// Receipt implements httpapi.Ledger: the proof that the session, or a part of it, was committed. The response bodies are those that this
-// node's session engine has kept; a session that was committed through another node is not found here.
+// Receipt implements httpapi.Ledger: the proof that the session, or a part of it, was committed; part 0 is the newest. A session in
+// no block is not-committed if this node's engine knows it and session-not-found if nobody does. The ledger's record tells
+// where the newest part is; older ones only the node that served the session still finds.
 func (c *chain) Receipt(ctx context.Context, id wire.SessionID, part uint64) ([]byte, error) {
-	if c.parts.engine == nil {
-		return nil, refusal.New("no-layer2", "receipts are kept by Layer 2 nodes; this node is none")
-	}
-	done, err := c.parts.engine.Committed(ctx, id, part)
+	settled, ok, err := ledger.SettledOf(c.parts.store.Latest(), id)
 	if err != nil {
 		return nil, err
 	}
-	b, err := c.block(done.Height)
+	var done layer2.Committed
+	err = refusal.New(refusal.SessionNotFound, "no block holds session %s", id).With("session", id.String())
+	if c.parts.engine != nil {
+		done, err = c.parts.engine.Committed(ctx, id, part)
+	}
+	height, hash := done.Height, wire.Sum(done.Transaction)
+	if err != nil {
+		newest := settled.Checkpoints
+		if settled.Final {
+			newest++
+		}
+		if !ok || part != 0 && part != newest {
+			return nil, err
+		}
+		height, hash = settled.Height, settled.Transaction
+	}
+	b, err := c.block(height)
 	if err != nil {
 		return nil, err
+	}
+	index := slices.IndexFunc(b.Txs, func(tx comettypes.Tx) bool { return wire.Sum(tx) == hash })
+	if index < 0 {
+		return nil, fmt.Errorf("block %d does not hold transaction %s of session %s, though the state says so", height, hash, id)
+	}
+	bodies := done.Bodies
+	if bodies == nil {
+		if bodies, err = c.committedBodies(ctx, b, index); err != nil {
+			return nil, err
+		}
 	}
 	blocks := c.parts.consensus.node.BlockStore()
-	commit := blocks.LoadBlockCommit(done.Height) // the next block's, the same on all nodes
+	commit := blocks.LoadBlockCommit(height) // the next block's, the same on all nodes
 	if commit == nil {
-		commit = blocks.LoadSeenCommit(done.Height)
+		commit = blocks.LoadSeenCommit(height)
 	}
 	if commit == nil {
-		return nil, fmt.Errorf("block %d: this node has no commit for it", done.Height)
+		return nil, fmt.Errorf("block %d: this node has no commit for it", height)
 	}
-	return receipt.Build(receipt.Parts{
-		Genesis: c.node.genesis, Header: &b.Header, Commit: commit, Txs: b.Txs,
-		Index: b.Txs.Index(done.Transaction), Bodies: done.Bodies,
-	})
+	return receipt.Build(receipt.Parts{Genesis: c.node.genesis, Header: &b.Header, Commit: commit, Txs: b.Txs, Index: index, Bodies: bodies})
 }
 
 // Status implements httpapi.Ledger.
@@ -269,3 +292,5 @@ func (c *consensus) behind() int64 {
 	slices.Sort(ahead)
 	return max(ahead[len(ahead)/2], 0)
 }
+
+func sessionID(s *wire.SessionCommit) wire.SessionID { return httpsig.SessionID(&s.Open) }

@@ -48,7 +48,7 @@ type tuning struct {
 // the delta, so that slow machines converge instead of voting each other down for ever.
 func (c ConsensusConfig) tuned(validators int) tuning {
 	t := tuning{
-		propose: 300*time.Millisecond + time.Duration(validators)*20*time.Millisecond,
+		propose: 240*time.Millisecond + time.Duration(validators)*35*time.Millisecond,
 		vote:    40*time.Millisecond + time.Duration(validators)*5*time.Millisecond,
 		flush:   100 * time.Microsecond,
 	}
@@ -56,11 +56,11 @@ func (c ConsensusConfig) tuned(validators int) tuning {
 	case validators <= 4:
 		t.gossip = 2 * time.Millisecond
 	case validators <= 7:
-		t.gossip = 3 * time.Millisecond
-	case validators <= 10:
 		t.gossip = 5 * time.Millisecond
-	default:
+	case validators <= 10:
 		t.gossip = 10 * time.Millisecond
+	default:
+		t.gossip = 25 * time.Millisecond
 	}
 	if c.Propose > 0 {
 		t.propose = time.Duration(c.Propose)

@@ -1,7 +1,13 @@
 package node
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	comettypes "github.com/cometbft/cometbft/types"
@@ -62,5 +68,79 @@ func TestIndexCatchesUp(t *testing.T) {
 	}
 	if err := x.close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestIndexDamaged: whatever byte of its files is wrong, the index is right after at most one more block, and nothing
+// panics.
+func TestIndexDamaged(t *testing.T) {
+	dir := t.TempDir()
+	logger := slog.New(slog.DiscardHandler)
+	var blocks blocksOf
+	for i := range 200 {
+		blocks = append(blocks, []string{fmt.Sprint("root ", i), fmt.Sprint("tx ", i)})
+	}
+	for _, height := range []int64{100, 200, 200} { // each opening writes what is in the log into a table
+		x, err := openIndex(dir, blocks, logger)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(x.catchUp(height), x.close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables := 0
+	for _, e := range entries {
+		whole, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(e.Name(), ".sst") {
+			tables++
+		} else if !strings.HasPrefix(e.Name(), "MANIFEST") {
+			continue
+		}
+		for _, at := range []int{1, len(whole) / 4, len(whole) / 2, len(whole) * 3 / 4, len(whole) - 1} {
+			hurt := t.TempDir()
+			if err := os.CopyFS(hurt, os.DirFS(dir)); err != nil {
+				t.Fatal(err)
+			}
+			bad := slices.Clone(whole)
+			bad[at] ^= 0x10
+			if err := os.WriteFile(filepath.Join(hurt, e.Name()), bad, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			x, err := openIndex(hurt, blocks, logger)
+			if err != nil {
+				t.Errorf("%s, byte %d: %v", e.Name(), at, err)
+				continue
+			}
+			for range 2 { // the first round finds the damage
+				for i := range 200 {
+					h, _, ok, err := x.find(wire.Sum([]byte(fmt.Sprint("tx ", i))))
+					if err == nil && ok && h != int64(i+1) {
+						t.Errorf("%s, byte %d: transaction %d is said to be in block %d", e.Name(), at, i, h)
+					}
+				}
+				if err := x.catchUp(200); err != nil {
+					t.Errorf("%s, byte %d: %v", e.Name(), at, err)
+				}
+			}
+			for i := range 200 {
+				if h, place, ok, err := x.find(wire.Sum([]byte(fmt.Sprint("tx ", i)))); err != nil || !ok || h != int64(i+1) || place != 1 {
+					t.Fatalf("%s, byte %d: transaction %d: %d %d %v %v", e.Name(), at, i, h, place, ok, err)
+				}
+			}
+			if err := x.close(); err != nil {
+				t.Errorf("%s, byte %d: %v", e.Name(), at, err)
+			}
+		}
+	}
+	if tables == 0 {
+		t.Fatal("no table was written")
 	}
 }

@@ -286,7 +286,7 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 	if p.events, err = n.openEvents(); err != nil {
 		return p, err
 	}
-	l := &chain{node: n, parts: p}
+	l := &chain{node: n, parts: p, replaying: make(chan struct{}, 1)}
 	if n.cfg.Has(RoleLayer2) {
 		peers, err := n.peers()
 		if err != nil {

@@ -348,10 +348,10 @@ func TestForgedReceipts(t *testing.T) {
 		}, "not in block"},
 		"a path with a short hash": {func(t *testing.T, c *chain) []byte {
 			return rebuild(t, c, c.block(5), func(f *file) { f.Path[0].Hash = f.Path[0].Hash[:31] })
-		}, "path"},
+		}, "31 bytes of hash"},
 		"an endless path": {func(t *testing.T, c *chain) []byte {
 			return rebuild(t, c, c.block(5), func(f *file) { f.Path = make([]turn, 1000) })
-		}, "path"},
+		}, "1000 turns"},
 		"an inner node as the transaction": {func(t *testing.T, c *chain) []byte {
 			// The classic second preimage: leaves and inner nodes are hashed differently, so it fails.
 			return rebuild(t, c, c.block(5), func(f *file) {

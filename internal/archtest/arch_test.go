@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -307,5 +308,30 @@ func TestDependenciesAreListed(t *testing.T) {
 	}
 	if direct < 5 {
 		t.Fatal(fmt.Sprint("only ", direct, " direct dependencies found in go.mod: the parse is wrong"))
+	}
+}
+
+// TestThreatTableNamesRealTests: docs/security.md may promise only what a test holds.
+func TestThreatTableNamesRealTests(t *testing.T) {
+	table, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]bool{}
+	for _, src := range sources(t) {
+		for _, decl := range src.ast.Decls {
+			if f, ok := decl.(*ast.FuncDecl); ok && src.test {
+				have[src.pkg[strings.LastIndex(src.pkg, "/")+1:]+"."+f.Name.Name] = true
+			}
+		}
+	}
+	named := regexp.MustCompile("`([a-z0-9]+\\.Test[A-Za-z0-9]+)`").FindAllStringSubmatch(string(table), -1)
+	if len(named) < 20 {
+		t.Fatalf("only %d tests named in docs/security.md", len(named))
+	}
+	for _, m := range named {
+		if !have[m[1]] {
+			t.Errorf("docs/security.md names %s, which does not exist", m[1])
+		}
 	}
 }

@@ -165,6 +165,8 @@ type Result struct {
 	// Response is what is recorded and hashed; Body are the bytes behind Response.Body.
 	Response wire.Response
 	Body     []byte
+	// Length is that of the body, for HEAD of the body that was left out; 0 if that is not known.
+	Length int
 	// Recorded is true for a status below 400: the step becomes part of its session and its writes were kept.
 	Recorded bool
 	// Cause is set if exec answered in the handler's place with a 500. It is for logs and operators: its detail can hold
@@ -283,6 +285,7 @@ func noRoute(reg *tandem.Registry, req *wire.Request) Result {
 // problem is a problem document as a result.
 func problem(f *refusal.Refusal, head bool) Result {
 	status, body := f.Problem()
+	length := len(body)
 	if head {
 		body = nil
 	}
@@ -292,7 +295,8 @@ func problem(f *refusal.Refusal, head bool) Result {
 			Headers: []wire.Header{{Name: "Content-Type", Value: refusal.ContentType}},
 			Body:    wire.Sum(body),
 		},
-		Body: body,
+		Body:   body,
+		Length: length,
 	}
 }
 

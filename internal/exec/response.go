@@ -135,12 +135,14 @@ func (w *run) result() Result {
 		res.Cause, res.Operations, res.Bytes = f, w.operations, w.bytes
 		return res
 	}
+	length := len(w.body)
 	if w.head {
 		w.body = nil
 	}
 	return Result{
 		Response:   wire.Response{Status: w.status, Headers: headers, Body: wire.Sum(w.body)},
 		Body:       w.body,
+		Length:     length,
 		Recorded:   w.status < 400,
 		Operations: w.operations,
 		Bytes:      w.bytes,

@@ -12,6 +12,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -253,11 +254,18 @@ func TestClient(t *testing.T) {
 func TestHeadAndOptions(t *testing.T) {
 	w := newWorld(t)
 	w.do("PUT", "/notes/a", "hello")
-	for _, path := range []string{"/notes/a", "/tandem/v1/status", "/healthz", "/tandem/v1/errors"} {
+	for _, path := range []string{"/notes/a", "/notes/none", "/nowhere", "/tandem/v1/status", "/healthz", "/tandem/v1/errors", "/tandem/v1/actors"} {
 		get, head := w.do("GET", path, ""), w.do("HEAD", path, "")
 		if head.status != get.status || head.text != "" || head.header.Get("Content-Type") != get.header.Get("Content-Type") {
 			t.Errorf("HEAD %s: %d %q %v", path, head.status, head.text, head.header)
 		}
+		if n := head.header.Get("Content-Length"); path != "/healthz" && n != strconv.Itoa(len(get.text)) { // whose text holds the time
+			t.Errorf("HEAD %s: Content-Length %q, GET sends %d bytes", path, n, len(get.text))
+		}
+	}
+	id := w.open()
+	if rep := w.do("HEAD", "/notes/a", "", "Tandem-Session", id); rep.status != 200 || len(rep.header["Content-Length"]) > 0 {
+		t.Errorf("HEAD as a step: %d %v; the length of what GET answers is not known", rep.status, rep.header)
 	}
 	for path, allow := range map[string]string{
 		"/notes/a": "GET, HEAD, OPTIONS, PUT", "/tandem/v1/sessions": "OPTIONS, POST", "/tandem/v1/actors": "GET, HEAD, OPTIONS, POST",

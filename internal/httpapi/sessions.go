@@ -257,7 +257,7 @@ func (a *api) patience(w http.ResponseWriter, r *http.Request) (context.Context,
 	if seconds, ok := preference(r.Header, "wait"); ok {
 		if n, err := strconv.ParseUint(seconds, 10, 16); err == nil {
 			wait = min(max(time.Duration(n)*time.Second, asyncWait), maxWait)
-			w.Header().Set("Preference-Applied", "wait="+seconds)
+			w.Header().Set("Preference-Applied", "wait="+strconv.Itoa(int(wait/time.Second)))
 		}
 	}
 	if _, ok := preference(r.Header, "respond-async"); ok {

@@ -178,6 +178,9 @@ func (a *api) read(w http.ResponseWriter, r *http.Request) {
 	h.Set("Tandem-Height", strconv.FormatInt(view.Height(), 10))
 	h.Set("Tandem-Time", strconv.FormatInt(now, 10))
 	h.Set("Tandem-Fingerprint", a.o.Fingerprint.String())
+	if r.Method == http.MethodHead && result.Length > 0 {
+		h.Set("Content-Length", strconv.Itoa(result.Length))
+	}
 	send(w, r, result.Response.Status, result.Body)
 }
 
@@ -202,10 +205,11 @@ func setRecorded(h http.Header, headers []wire.Header) {
 	}
 }
 
-// send writes a handler's status and body.
+// send writes a handler's status and body. An answer to HEAD says nothing of a length unless the caller has set it: 0
+// would be a lie about what GET answers (RFC 9110 section 8.6).
 func send(w http.ResponseWriter, r *http.Request, status int, body []byte) {
 	w.Header().Set("Content-Security-Policy", "object-src 'none'; base-uri 'none'; frame-ancestors 'none'")
-	if bodyAllowed(status) {
+	if r.Method != http.MethodHead && bodyAllowed(status) {
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	}
 	w.WriteHeader(status)

@@ -160,6 +160,13 @@ func TestPrepareRespectsRoom(t *testing.T) {
 		if err := cmttypes.ToTxs(res.Txs).Validate(room); err != nil {
 			t.Error(err)
 		}
+		if len(want.fits) == 0 {
+			continue
+		}
+		res, err = n.app.PrepareProposal(context.Background(), &abci.RequestPrepareProposal{MaxTxBytes: room - 1, Txs: txs, Height: height, Time: at})
+		if err != nil || cmttypes.ToTxs(res.Txs).Validate(room-1) != nil {
+			t.Errorf("%d bytes, one too few: %d transactions, %v", room-1, len(res.Txs), err)
+		}
 	}
 }
 

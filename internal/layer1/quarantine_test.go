@@ -93,7 +93,22 @@ func TestFlickeringHandlerIsCaughtInTheAct(t *testing.T) {
 	if len(qs) != 1 || qs[0].Transaction != wire.Sum(odd) || qs[0].Reason != refusal.Nondeterministic || qs[0].Field != "writes" {
 		t.Fatalf("quarantined %+v", qs)
 	}
-	// It is refused in FinalizeBlock's place too: node 1 halts rather than fork, if two thirds decided it.
+
+	// The same for answers: recorded is 0, the first replay gives 1, the next 0 again.
+	w.session("ann", post("/answer-parity", ""))
+	for _, n := range w.nodes {
+		n.quirk.count = 1
+	}
+	odd = w.session("ann", post("/answer-parity", ""))
+	w.nodes[1].quirk.count = 0
+	height, _ := w.next()
+	if w.process(w.nodes[1], "node0", [][]byte{wire.RootStatement{Height: height}.Encode(), odd}) {
+		t.Fatal("accepted")
+	}
+	r, ok := w.nodes[1].app.QuarantineOf(wire.Sum(odd))
+	if !ok || r.Fields["reason"] != string(refusal.Nondeterministic) || r.Fields["step"] != uint64(1) || r.Fields["field"] != "body" {
+		t.Fatalf("quarantined %v %v", r, ok)
+	}
 }
 
 // Writes that differ from machine to machine only: nobody can be named after one proposal, since the proposer may lie

@@ -85,6 +85,10 @@ func testService(q *quirk) tandem.Service {
 		text, _ := q.get()
 		fmt.Fprint(w, text)
 	})
+	reg.HandleFunc("POST /answer-parity", func(w http.ResponseWriter, r *http.Request) {
+		_, n := q.get()
+		fmt.Fprint(w, n%2)
+	})
 	reg.HandleFunc("POST /write-count/{k}", func(w http.ResponseWriter, r *http.Request) {
 		_, n := q.get()
 		tandem.StateOf(r.Context()).Set([]byte("c/"+r.PathValue("k")), []byte(strconv.Itoa(n)))

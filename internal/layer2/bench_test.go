@@ -178,7 +178,7 @@ func TestTenThousandOpenSessions(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	goroutines := runtime.NumGoroutine()
-	ids := openMany(t, w, n, 3)
+	ids := openMany(t, w, n, 2)
 	w.settleDown()
 	if got := runtime.NumGoroutine() - goroutines; got > 20 {
 		t.Errorf("%d goroutines for idle sessions", got)
@@ -186,7 +186,7 @@ func TestTenThousandOpenSessions(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	used := int64(after.HeapAlloc) - int64(before.HeapAlloc)
-	t.Logf("%d open sessions of three steps: %d MB, %d KB each, log included", n, used>>20, used/int64(n)>>10)
+	t.Logf("%d open sessions of two steps: %d MB, %d KB each, log included", n, used>>20, used/int64(n)>>10)
 	if used > 300<<20 {
 		t.Errorf("%d sessions take %d MB", n, used>>20)
 	}

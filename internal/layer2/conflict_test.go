@@ -185,6 +185,26 @@ func TestBlockOverturnsEarlierStepDuringStep(t *testing.T) {
 	}
 }
 
+// So many blocks during one step that the state under it is no longer kept: the step is run again, nothing is refused.
+func TestStateIsPrunedDuringStep(t *testing.T) {
+	w := newWorld(t, nil)
+	w.moods.gate, w.moods.began = make(chan struct{}), make(chan struct{})
+	u := w.user("alice")
+	done := make(chan error)
+	p := u.sign("GET", "/slow/a", "", "")
+	go func() { _, err := u.send(p); done <- err }()
+	<-w.moods.began
+	for i := range 120 { // the fixture's state keeps 100
+		w.ledger.write("unrelated", strings.Repeat("x", i))
+	}
+	w.moods.gate <- struct{}{}
+	<-w.moods.began
+	w.moods.gate <- struct{}{}
+	if err := <-done; err != nil {
+		t.Errorf("the step got %v", err)
+	}
+}
+
 // A commit that waits hears of the conflict at once.
 func TestCommittingIsOvertaken(t *testing.T) {
 	w := newWorld(t, nil)

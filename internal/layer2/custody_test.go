@@ -51,7 +51,7 @@ func TestCustody(t *testing.T) {
 	wantCode(t, err, refusal.SignatureRequired)
 	_, err = w.engine.OpenCustody(ctx, "nobody", nil)
 	wantCode(t, err, refusal.ActorUnknown)
-	for _, bad := range []string{`{"x":1}`, `{`, `{} {}`, `{"expires_at":-1}`, `{"expires_at":"soon"}`} {
+	for _, bad := range []string{`{"x":1}`, `{`, `{} {}`, `{"expires_at":-1}`, `{"expires_at":"soon"}`, `{"expires_at":1,"expires_at":1}`, `null`} {
 		_, err = w.engine.OpenCustody(ctx, "", []byte(bad))
 		wantCode(t, err, refusal.BadJSON)
 	}

@@ -605,6 +605,9 @@ func (e *Engine) stateRefusal(err error) *refusal.Refusal {
 		return r
 	}
 	e.o.Logger.Error("state cannot be read", "error", err)
+	if errors.Is(err, state.ErrDamaged) {
+		e.halt(fmt.Errorf("the ledger's state is damaged: %w", err))
+	}
 	return refusal.New(refusal.Internal, "this node cannot read its copy of the ledger's state").With("retry_after_seconds", 1)
 }
 

@@ -101,6 +101,7 @@ func service(m *moods) tandem.Service {
 		if m.gate != nil {
 			m.began <- struct{}{}
 			<-m.gate
+			tandem.StateOf(r.Context()).Get([]byte("after the gate"))
 		}
 		answer(w, 200, map[string]any{"value": string(v)})
 	})

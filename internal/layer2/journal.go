@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	iofs "io/fs"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -85,12 +86,17 @@ func openJournal(dir string, fs vfs.FS, logger *slog.Logger, halt func(error)) (
 		Cache:              cache,
 		MemTableSize:       16 << 20,
 		Logger:             &pebbleLogger{j: j, log: logger},
+		EventListener: &pebble.EventListener{
+			DataCorruption: func(info pebble.DataCorruptionInfo) {
+				_ = j.refuseWrites(&Damage{Dir: dir, What: "the file " + info.Path + " cannot be read back", Remedy: remedy, Err: info.Details})
+			},
+		},
 	})
 	if err != nil {
-		if pebble.IsCorruptionError(err) {
+		if pebble.IsCorruptionError(err) || errors.Is(err, iofs.ErrNotExist) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil, &Damage{Dir: dir, What: "the files cannot be read back", Remedy: remedy, Err: err}
 		}
-		return nil, fmt.Errorf("open the session log in %s: %w", dir, err)
+		return nil, fmt.Errorf("open the session log in %s: %w. If another process has it open, stop that one. If a file is damaged: %s", dir, err, remedy)
 	}
 	j.db = db
 	if err := j.openTail(dir, fs); err != nil {
@@ -266,7 +272,11 @@ func (j *journal) commit(group []*write) error {
 
 // fail stops the journal for good: after a failed write nobody knows what the disk holds.
 func (j *journal) fail(err error) error {
-	err = fmt.Errorf("the session log cannot be written: %w", err)
+	return j.refuseWrites(fmt.Errorf("the session log cannot be written: %w", err))
+}
+
+// refuseWrites refuses all further writes because of err and asks the node to halt.
+func (j *journal) refuseWrites(err error) error {
 	if j.failed.CompareAndSwap(nil, &err) {
 		go j.halt(err)
 	}

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"sync"
 
-	"tandem/internal/ledger"
-	"tandem/internal/refusal"
 	"tandem/internal/session"
 	"tandem/internal/state"
 	"tandem/internal/wire"
@@ -264,82 +262,4 @@ func (e *Engine) prune() {
 	if err := e.journal.append(ops...); err == nil {
 		e.kept.Add(-int64(len(ids)))
 	}
-}
-
-// Session returns a session's status, also of one that has ended, or that was committed through another node. Its signed
-// requests and answers are not part of it. Refusal: session-not-found.
-func (e *Engine) session(id wire.SessionID) (Session, error) {
-	o, err := e.find(id)
-	if err != nil {
-		return e.sessionElsewhere(id, err)
-	}
-	return ask(o, o.status)
-}
-
-func (e *Engine) sessionElsewhere(id wire.SessionID, notFound error) (Session, error) {
-	v, err := e.o.Ledger.View()
-	if err != nil {
-		return Session{}, notFound
-	}
-	s, ok, err := ledger.SettledOf(v, id)
-	if err != nil || !ok {
-		return Session{}, notFound
-	}
-	status := session.Committed
-	if !s.Final {
-		status = session.Open
-	}
-	return Session{
-		ID: id.String(), Status: status, Settled: s.Steps, Actor: s.Actor, Sequence: s.Steps, Transcript: s.Head.String(),
-		Height: s.Height, Transaction: s.Transaction.String(), Time: s.Time, Elsewhere: true, Steps: []Step{},
-	}, nil
-}
-
-func (o *owner) status() (Session, error) {
-	if o.refused != nil {
-		return Session{}, o.refused
-	}
-	s := Session{
-		ID: o.id.String(), Status: o.machine.State(), Actor: o.actor, Key: o.open.Key.DID(), Sequence: o.machine.Len(),
-		Transcript: o.machine.Head().String(), ExpiresAt: o.body.ExpiresAt, Steps: []Step{},
-	}
-	s.Settled, s.Checkpoints = o.machine.Start().Sequence, o.checkpoints()
-	if o.body.Supersedes != nil {
-		s.Supersedes = o.body.Supersedes.String()
-	}
-	switch s.Status {
-	case session.Committing:
-		s.Transaction = o.hash.String()
-	case session.Committed:
-		s.Height, s.Transaction, s.Time = o.ended.Height, o.ended.Transaction.String(), o.ended.Time
-		s.Elsewhere = !o.ended.Ours
-	case session.Conflicted:
-		s.Conflict = o.conflict
-	}
-	if o.machine.Fault() != "" {
-		s.Fault = o.explain(refusal.New(o.machine.Fault(), "the session cannot be committed"))
-		s.FaultText = s.Fault.Error()
-	}
-	err := o.eachStored(func(st *stored) error {
-		r := &st.tx.Request
-		target := r.Path
-		if r.Query != "" {
-			target += "?" + r.Query
-		}
-		k, n := o.machine.Endorsements(st.tx.Sequence)
-		s.Steps = append(s.Steps, Step{
-			Sequence: st.tx.Sequence, Method: r.Method, Target: target, Status: st.tx.Response.Status,
-			Request: r.Digest().String(), Response: st.tx.Response.Body.String(), Originator: st.tx.Originator.DID(),
-			Time: st.tx.Time, Height: st.height, Endorsements: k, Of: n,
-		})
-		return nil
-	})
-	if err == nil && s.Elsewhere { // with steps that this node does not have: what the ledger says is what is so
-		if v, at := o.e.o.Ledger.View(); at == nil {
-			if r, ok, at := ledger.SettledOf(v, o.id); at == nil && ok && r.Head != o.machine.Head() {
-				s.Sequence, s.Transcript, s.Steps = r.Steps, r.Head.String(), []Step{}
-			}
-		}
-	}
-	return s, err
 }

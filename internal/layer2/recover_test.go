@@ -239,6 +239,7 @@ func (quiet) Fatalf(f string, a ...any) {
 func TestDamagedFiles(t *testing.T) {
 	for _, clean := range []bool{true, false} {
 		w := newWorld(t, nil)
+		w.halted = make(chan error, 1000) // damage that only a running engine comes upon
 		u := w.user("alice")
 		for range 4 {
 			u.do("POST", "/add/a", "", 200)
@@ -246,6 +247,10 @@ func TestDamagedFiles(t *testing.T) {
 		dir := t.TempDir()
 		mem := w.fs.(*vfs.MemFS)
 		if clean {
+			w.stop()
+			if err := w.tryStart(); err != nil { // puts what was in Pebble's log into a table
+				t.Fatal(err)
+			}
 			w.stop()
 		} else {
 			mem = mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))})
@@ -283,6 +288,9 @@ func TestDamagedFiles(t *testing.T) {
 					w.fs = fs
 					if err := w.tryStart(); err != nil {
 						refused++
+						if !strings.Contains(err.Error(), remedy) {
+							t.Errorf("%s (cut %v) at %d of %d, clean %v: the refusal does not say what to do: %v", f.Name(), cut, at, len(b), clean, err)
+						}
 						continue
 					}
 					s, err := w.engine.Session(context.Background(), u.id)
@@ -298,6 +306,11 @@ func TestDamagedFiles(t *testing.T) {
 		}
 		if refused == 0 {
 			t.Error("no damage was noticed at all")
+		}
+		for len(w.halted) > 0 {
+			if err := <-w.halted; !strings.Contains(err.Error(), remedy) {
+				t.Errorf("clean %v: the halt does not say what to do: %v", clean, err)
+			}
 		}
 	}
 }

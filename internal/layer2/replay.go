@@ -53,7 +53,9 @@ func (o *owner) rerun(v *state.View) (*difference, error) { return o.rerunTo(v, 
 
 // rerunTo is rerun for the steps up to last; the session then stands on v as if it had no more.
 func (o *owner) rerunTo(v *state.View, last uint64) (*difference, error) {
-	o.e.counts.reexecuted.Add(1)
+	if last > 0 {
+		o.e.counts.reexecuted.Add(1)
+	}
 	from, err := o.settledIn(v) // those are in the state
 	if err != nil {
 		return nil, err
@@ -66,7 +68,7 @@ func (o *owner) rerunTo(v *state.View, last uint64) (*difference, error) {
 	var keys []state.Range
 	var diff *difference
 	stop := errors.New("different")
-	err = o.eachStoredIn(from, last, func(s *stored) error {
+	again := func(s *stored) error {
 		child := overlay.Child()
 		result, refused, err := o.run(child, &s.tx.Request, s.tx.Sequence, s.tx.Time, s.tx.Originator)
 		if err != nil {
@@ -84,9 +86,11 @@ func (o *owner) rerunTo(v *state.View, last uint64) (*difference, error) {
 			return nil
 		}
 		return stop
-	})
-	if err != nil && err != stop {
-		return nil, err
+	}
+	if last > from {
+		if err := o.eachStoredIn(from, last, again); err != nil && err != stop {
+			return nil, err
+		}
 	}
 	if diff != nil {
 		diff.judge(o.askedBetween(from, diff.step), asked, keys)
@@ -138,6 +142,9 @@ func (o *owner) run(child *state.Overlay, req *wire.Request, sequence uint64, ti
 		if r, ok := refusal.As(err); ok {
 			return exec.Result{}, r, nil
 		}
+		if errors.Is(err, state.ErrPruned) {
+			return exec.Result{}, nil, errStale
+		}
 		return exec.Result{}, nil, o.e.stateRefusal(err)
 	}
 	result, err := o.e.o.Runner.Run(o.e.ctx, child, exec.Step{Request: req, Actor: actor, Session: o.id, Sequence: sequence, Time: time})
@@ -150,8 +157,14 @@ func (o *owner) run(child *state.Overlay, req *wire.Request, sequence uint64, ti
 	if o.e.ctx.Err() != nil {
 		return exec.Result{}, nil, shuttingDown()
 	}
+	if errors.Is(err, state.ErrPruned) {
+		return exec.Result{}, nil, errStale
+	}
 	return exec.Result{}, nil, o.e.stateRefusal(err)
 }
+
+// errStale says that so many blocks came while a step ran that the state under it is no longer kept: run it again.
+var errStale = errors.New("the state under the step is gone")
 
 // admit says who acts with key, and refuses what Layer 1 would refuse: an unknown or revoked key, an originator that is
 // not on the list, a session that another has superseded, or that would supersede one which is committed.
@@ -215,6 +228,9 @@ func (o *owner) refresh(always bool) error {
 		diff, err := o.rerun(v)
 		if err != nil {
 			o.e.setDirty(o)
+			if err == errStale {
+				continue
+			}
 			return err
 		}
 		if diff != nil {

@@ -163,6 +163,8 @@ func (o *owner) originate(req *wire.Request, sequence uint64) (*stored, *state.O
 		result, refused, err := o.run(child, req, sequence, time, o.e.self)
 		asked := o.source.take()
 		switch {
+		case err == errStale:
+			continue
 		case err != nil:
 			return nil, nil, nil, err
 		case refused != nil:

@@ -295,7 +295,7 @@ var catalogue = [...]Entry{
 		"Upload the transcript: PUT /tandem/v1/sessions/{id}; then send the request again."},
 	{UnknownKind, 400, KindRefusal, "Unknown kind of transaction",
 		"The bytes are no session commit. Clients send sessions; root statements come only from a block's proposer.",
-		"Send a session commit in the form of docs/format/session.md."},
+		"Send a session commit in the form of docs/format/session-commit.md."},
 	{UnsupportedMediaType, 415, KindRefusal, "The media type is not supported",
 		"The request's Content-Type is not one this route takes.",
 		"Send application/json."},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"crypto/sha256"
+	"fmt"
 	"testing"
 
 	ics23 "github.com/cosmos/ics23/go"
@@ -203,7 +204,7 @@ func TestWrongPageIsNotUsed(t *testing.T) {
 	}
 	closeStore(t, s) // and with it the cache
 	s = openStore(t, nil, dir, 0)
-	defer closeStore(t, s)
+	defer func() { closeStore(t, s) }()
 	damaged := 0
 	for i := range 200 {
 		if _, err := s.Prove(1, keyN(i)); isDamaged(err) {
@@ -217,6 +218,18 @@ func TestWrongPageIsNotUsed(t *testing.T) {
 	}
 	if err := s.Verify(1); !isDamaged(err) {
 		t.Errorf("Verify: %v, want ErrDamaged", err)
+	}
+	closeStore(t, s) // the damage that was found would refuse every Stage
+	s = openStore(t, nil, dir, 0)
+	refused := 0
+	for i := range 200 {
+		if _, err := s.Stage(sets(fmt.Sprint("new", i), "v")); isDamaged(err) {
+			refused++
+			break
+		}
+	}
+	if refused == 0 {
+		t.Error("Stage computes roots with a wrong page")
 	}
 }
 

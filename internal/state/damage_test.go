@@ -150,6 +150,27 @@ func TestTruncatedAndMissingFiles(t *testing.T) {
 	t.Logf("%v", results)
 }
 
+// TestLostMarker takes the marker that names the manifest away: Open must refuse, and must not, as Pebble alone would,
+// take the directory for a new one and clear it.
+func TestLostMarker(t *testing.T) {
+	blocks, models := scripted(10)
+	fs := damagedStore(t, blocks)
+	before := contents(t, fs)
+	for name := range before {
+		if strings.HasPrefix(name, "marker.manifest") {
+			if err := fs.Remove("db/" + name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got := outcome(t, fs, models, "no marker"); got != "detected" {
+		t.Errorf("a store without its marker is %s", got)
+	}
+	if after := contents(t, fs); len(after) != len(before)-1 {
+		t.Errorf("%d files before, %d after", len(before), len(after))
+	}
+}
+
 // contents returns the files of a store.
 func contents(t *testing.T, fs *vfs.MemFS) map[string][]byte {
 	t.Helper()

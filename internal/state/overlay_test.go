@@ -3,6 +3,7 @@ package state
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"iter"
 	"maps"
 	"slices"
@@ -51,6 +52,9 @@ type layer struct {
 	written map[string]bool
 }
 
+// fewKeys draws keys that several layers will write.
+var fewKeys = rapid.Map(rapid.IntRange(0, 11), func(n int) string { return fmt.Sprintf("a/%d", n) })
+
 // TestOverlay drives random operations on a stack of overlays and on naive copies of the whole state.
 func TestOverlay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
@@ -60,7 +64,7 @@ func TestOverlay(t *testing.T) {
 		stack := []layer{{NewOverlay(base), maps.Clone(m), map[string]bool{}}}
 		for range rapid.IntRange(1, 40).Draw(t, "operations") {
 			top := &stack[len(stack)-1]
-			key := []byte(keyGen().Draw(t, "key"))
+			key := []byte(fewKeys.Draw(t, "key"))
 			switch rapid.IntRange(0, 8).Draw(t, "operation") {
 			case 0, 1:
 				value := []byte(valueGen().Draw(t, "value"))
@@ -319,5 +323,25 @@ func TestReadSetClone(t *testing.T) {
 	}
 	if len(c.Keys()) != 0 || len(c.Ranges()) != 1 || !bytes.Equal(c.Ranges()[0].End, []byte("b")) {
 		t.Errorf("clone grew: %q %q", c.Keys(), c.Ranges())
+	}
+}
+
+// TestScanThroughLayers pins a scan over a key that every layer and the base hold, and one that a layer removes.
+func TestScanThroughLayers(t *testing.T) {
+	o := NewOverlay(spy(model{"a": "base", "b": "base", "c": "base"}))
+	o.Set([]byte("a"), []byte("session"))
+	o.Delete([]byte("b"))
+	o.Set([]byte("d"), []byte("session"))
+	c := o.Child()
+	c.Set([]byte("a"), []byte("step"))
+	c.Set([]byte("b"), []byte("step"))
+	c.Delete([]byte("d"))
+	want := []Entry{{[]byte("a"), []byte("step")}, {[]byte("b"), []byte("step")}, {[]byte("c"), []byte("base")}}
+	if got := collect(t, c, nil, nil); !equalEntries(got, want) {
+		t.Errorf("scan of the child: %q, want %q", got, want)
+	}
+	want = []Entry{{[]byte("a"), []byte("session")}, {[]byte("c"), []byte("base")}, {[]byte("d"), []byte("session")}}
+	if got := collect(t, o, nil, nil); !equalEntries(got, want) {
+		t.Errorf("scan of the session: %q, want %q", got, want)
 	}
 }

@@ -29,6 +29,7 @@ import (
 // TestOneLiarChangesNothing: DESIGN, "one validator that proposes a wrong root or a diverging session or votes against
 // everything". Whatever one of four does, commits go on and all nodes have the same state.
 func TestOneLiarChangesNothing(t *testing.T) {
+	t.Parallel()
 	w := start(t, demo(4, 1))
 	ctx := within(t, 3*time.Minute)
 	layer2 := web{w.URLs()[0]}
@@ -109,6 +110,7 @@ func forge(t testing.TB, w *testnet.Network, change func(*wire.SessionCommit)) *
 // TestPoison: transactions sent straight to a validator's mempool. What can be seen without execution is refused with its
 // code; what cannot is dropped by the proposer. The others' sessions do not notice.
 func TestPoison(t *testing.T) {
+	t.Parallel()
 	w := start(t, demo(4, 1))
 	ctx := within(t, 2*time.Minute)
 	layer2 := web{w.URLs()[0]}
@@ -187,6 +189,7 @@ func moody(runs *atomic.Int64) tandem.Service {
 // TestNondeterministicHandler: DESIGN promise 7. The session is named, its commit is refused with the right problem document
 // or stays out of the ledger; everybody else's go on.
 func TestNondeterministicHandler(t *testing.T) {
+	t.Parallel()
 	var runs atomic.Int64
 	o := demo(4, 1)
 	o.Service, o.Seed = moody(&runs), nil
@@ -234,6 +237,7 @@ func TestNondeterministicHandler(t *testing.T) {
 // TestNondeterminismInABlock: the same, but past Layer 2: the session is sent straight to a validator, so that only replay can find
 // it. It never gets into a block, however often it is proposed, and it stops nobody.
 func TestNondeterminismInABlock(t *testing.T) {
+	t.Parallel()
 	var runs atomic.Int64
 	o := demo(4, 1)
 	o.Service, o.Seed = moody(&runs), nil
@@ -284,6 +288,7 @@ func forgeFor(t testing.TB, w *testnet.Network, method, path, body string) *wire
 // TestConsensusFailureIsReported: a node whose engine fails halts with a HaltError, says so on /healthz as long as it can, and the
 // network reports it; the others go on.
 func TestConsensusFailureIsReported(t *testing.T) {
+	t.Parallel()
 	o := demo(4, 1)
 	o.Behaviours = map[int]testnet.Behaviour{2: testnet.Failing(3)}
 	o.Dir = t.TempDir()
@@ -320,6 +325,7 @@ func TestConsensusFailureIsReported(t *testing.T) {
 
 // TestResume: a network that was stopped goes on from its data, on other ports, with its sessions; an unfinished one included.
 func TestResume(t *testing.T) {
+	t.Parallel()
 	o := demo(4, 1)
 	o.Dir = t.TempDir()
 	ctx := within(t, 2*time.Minute)

@@ -206,7 +206,11 @@ func (m *member) ready(ctx context.Context, n *node.Node) error {
 		}
 	}()
 	if err := n.Ready(ctx); err != nil {
-		if cause := context.Cause(ctx); cause != nil {
+		switch cause := context.Cause(ctx); {
+		case cause == nil:
+		case errors.Is(err, context.Canceled) && !errors.Is(cause, context.Canceled):
+			return cause // the node has ended; that the wait for it ended with it tells nobody anything
+		default:
 			return errors.Join(cause, err)
 		}
 		return err

@@ -3,8 +3,13 @@ package testnet_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +69,7 @@ func start(t testing.TB, o testnet.StartOptions) *testnet.Network {
 // TestSessionEndToEnd: the paper's whole flow over HTTP at 4-1: steps are endorsed, the commit is replayed by all
 // validators, the block and the transaction can be fetched from Layer 2 and straight from Layer 1, the receipt proves it.
 func TestSessionEndToEnd(t *testing.T) {
+	t.Parallel()
 	w := start(t, demo(4, 1))
 	ctx := within(t, time.Minute)
 	layer2, validator := web{w.URLs()[0]}, web{w.URL(0)}
@@ -145,6 +151,7 @@ func checked(t testing.TB, w *testnet.Network, want ...string) {
 // TestValidatorsDown: with one of four validators down commits go on; with two down steps are answered and a commit says
 // that it is waiting; when they return it completes. Nothing is lost and nothing twice.
 func TestValidatorsDown(t *testing.T) {
+	t.Parallel()
 	o := demo(4, 1)
 	o.Change = func(_ int, cfg *node.Config) { cfg.HTTP.CommitWait = node.Duration(time.Second) }
 	w := start(t, o)
@@ -186,4 +193,152 @@ func TestValidatorsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	checked(t, w, append(sessions, session)...)
+}
+
+// TestTwoLayer2Nodes: each serves its own sessions (until they have peers); both know what is on the ledger, and what one
+// has committed the other reads at that height.
+func TestTwoLayer2Nodes(t *testing.T) {
+	t.Parallel()
+	w := start(t, demo(4, 2))
+	ctx := within(t, time.Minute)
+	a, b := web{w.URLs()[0]}, web{w.URLs()[1]}
+	first, committed := a.workflow(t, ctx)
+	second, _ := b.workflow(t, ctx)
+	// Any read at b of what a has committed, demanding a's height.
+	req, err := http.NewRequestWithContext(ctx, "GET", b.url+"/packages", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Tandem-Min-Height", fmt.Sprint(committed.Height))
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != 200 || bytes.Count(body, []byte("PKG-")) < 1 {
+		t.Errorf("reading at height %d: %d %s, %v", committed.Height, res.StatusCode, body, err)
+	}
+	status, err := b.want(ctx, 200, "GET", "/tandem/v1/sessions/"+first, "", nil)
+	if err != nil || status.State != "committed" || status.Height != committed.Height {
+		t.Errorf("the other node says %s, %v", status, err)
+	}
+	checked(t, w, first, second)
+	// A node that did not serve the session makes the same receipt, byte for byte, by replaying it. The next block must be
+	// there on all: it holds the commit that a receipt takes.
+	next := w.Height() + 1
+	for i := range w.Size() {
+		if err := w.Node(i).WaitHeight(ctx, next); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var want []byte
+	for i := range w.Size() {
+		got, err := web{w.URL(i)}.want(ctx, 200, "GET", "/tandem/v1/sessions/"+first+"/receipt", "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			want = got.Body
+		}
+		if !bytes.Equal(got.Body, want) {
+			t.Errorf("node %d has another receipt than node 0:\n%s\n%s", i, got.Body, want)
+		}
+	}
+}
+
+// TestOneProcessTwoRoles: a validator that is the Layer 2 node too, alone: the smallest network there is.
+func TestOneProcessTwoRoles(t *testing.T) {
+	t.Parallel()
+	o := demo(1, 1)
+	dir := t.TempDir()
+	configs, err := testnet.Init(dir, o.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The Layer 2 node's home takes over the validator's key; the validator's is left alone.
+	if err := os.Rename(filepath.Join(configs[0].Home, node.ValidatorKeyFile), filepath.Join(configs[1].Home, node.ValidatorKeyFile)); err != nil {
+		t.Fatal(err)
+	}
+	cfg := configs[1]
+	cfg.Roles = []string{node.RoleValidator, node.RoleLayer2}
+	cfg.P2P.Peers = nil
+	n, err := node.New(cfg, o.Service, node.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(within(t, time.Minute))
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	if err := n.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	session, _ := web{n.URL()}.workflow(t, ctx)
+	sessions, err := testnet.CheckWorld(ctx, []string{n.URL()}, n.Height())
+	if err != nil || len(sessions) != 1 || sessions[0] != session {
+		t.Errorf("sessions %v, %v; want %s", sessions, err, session)
+	}
+	begin := time.Now()
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took > node.StopTime {
+		t.Errorf("the stop took %s", took)
+	}
+	if err := n.Run(t.Context()); err == nil {
+		t.Error("a node ran twice")
+	}
+}
+
+// TestInitRefuses: what testnet init must not do.
+func TestInitRefuses(t *testing.T) {
+	t.Parallel()
+	o := demo(1, 0).Options
+	dir := t.TempDir()
+	if _, err := testnet.Init(dir, o); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := testnet.Init(dir, o); err == nil || !strings.Contains(err.Error(), "already") {
+		t.Errorf("a second network over the first: %v", err)
+	}
+	o.Validators = 0
+	if _, err := testnet.Init(t.TempDir(), o); err == nil {
+		t.Error("a network without validators")
+	}
+}
+
+// TestStartFails: the error is the reason why a node did not start, and not that waiting for the others was given up.
+func TestStartFails(t *testing.T) {
+	o, dir := demo(4, 1), t.TempDir()
+	if _, err := testnet.Init(dir, o.Options); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(testnet.Home(dir, 0), "state"), []byte("no directory"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.Dir = dir
+	w, err := testnet.Start(within(t, time.Minute), o)
+	if err == nil {
+		_ = w.Close()
+		t.Fatal("it started")
+	}
+	if errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "state") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestOtherProgram: a node whose program is not the network's does not start, and says so.
+func TestOtherProgram(t *testing.T) {
+	t.Parallel()
+	o := demo(1, 0)
+	configs, err := testnet.Init(t.TempDir(), o.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := o.Service
+	other.Version += "-changed"
+	if _, err := node.New(configs[0], other, node.WithLogger(slog.New(slog.DiscardHandler))); err == nil || !strings.Contains(err.Error(), "fingerprint") {
+		t.Errorf("error %v, want one about the fingerprint", err)
+	}
 }

@@ -266,6 +266,7 @@ func (l *load) count() int {
 // acknowledged commit is lost or made twice, and no acknowledged step: sessions that were ready to be committed when
 // their node was killed can be committed after its return.
 func TestKillNine(t *testing.T) {
+	t.Parallel()
 	p := initProcesses(t, 4, 1)
 	ctx := within(t, 3*time.Minute)
 	for i := range p.nodes {
@@ -342,6 +343,7 @@ func TestKillNine(t *testing.T) {
 
 // TestExit70: a node that cannot write what it must, or whose stores contradict each other, ends with exit code 70 and says why.
 func TestExit70(t *testing.T) {
+	t.Parallel()
 	p := initProcesses(t, 1, 0)
 	ctx := within(t, time.Minute)
 	n := p.nodes[0]
@@ -384,6 +386,7 @@ func (n *process) says(t testing.TB, words string) {
 
 // TestDev: one line on standard output, quiet otherwise; the network is kept with --home and resumed; a port in use is said in words.
 func TestDev(t *testing.T) {
+	t.Parallel()
 	name, err := binary()
 	if err != nil {
 		t.Fatal(err)

@@ -78,8 +78,8 @@ func (s RootStatement) Encode() []byte {
 	return encode(rootRecord{Kind: KindRoot, Height: s.Height, Root: s.Root})
 }
 
-// DecodeRequest reads the canonical encoding of a request. Errors: non-canonical, bad-target, body-too-large,
-// header-too-large. Success says that the fields are within limits, not that the signature is good.
+// DecodeRequest reads the canonical encoding of a request. Errors: non-canonical, transaction-too-large, bad-target,
+// bad-request, body-too-large, header-too-large, signature-malformed. Success says that the fields are within limits, not that the signature is good.
 func DecodeRequest(b []byte) (Request, error) {
 	var r Request
 	if err := decode(b, &r, "request"); err != nil {
@@ -194,7 +194,7 @@ func encode(v any) []byte {
 
 func decode[T any](b []byte, into *T, name string) error {
 	if len(b) > MaxTransaction {
-		return refusal.New(refusal.BodyTooLarge, "the %s is %d bytes, more than %d", name, len(b), MaxTransaction)
+		return refusal.New(refusal.TransactionTooLarge, "the %s is %d bytes, more than %d", name, len(b), MaxTransaction)
 	}
 	if err := decoding.Unmarshal(b, into); err != nil {
 		return refusal.New(refusal.NonCanonical, "the %s does not decode: %v", name, err)

@@ -259,14 +259,22 @@ func TestLimits(t *testing.T) {
 		_, err := DecodeTransaction(tx.Encode())
 		wantCode(t, err, refusal.NonCanonical)
 	}
-	_, err := DecodeSessionCommit(SessionCommit{Commit: Request{Body: make([]byte, MaxBody)}, Open: Request{Body: make([]byte, MaxTransaction)}}.Encode())
-	wantCode(t, err, refusal.BodyTooLarge)
+	large := SessionCommit{Transactions: make([]Transaction, 5)} // each within its limits, together not
+	for i := range large.Transactions {
+		large.Transactions[i] = Transaction{Sequence: uint64(i) + 1, Response: good, Request: Request{Body: make([]byte, MaxBody)}}
+	}
+	_, err := DecodeSessionCommit(large.Encode())
+	wantCode(t, err, refusal.TransactionTooLarge)
+	large.Transactions = large.Transactions[:3]
+	if _, err := DecodeSessionCommit(large.Encode()); err != nil {
+		t.Error(err)
+	}
 	tooMany := SessionCommit{Transactions: make([]Transaction, MaxSteps+1)}
 	for i := range tooMany.Transactions {
 		tooMany.Transactions[i] = Transaction{Sequence: uint64(i)%MaxSteps + 1, Response: good}
 	}
 	if b := tooMany.Encode(); len(b) > MaxTransaction {
-		t.Logf("%d steps are %d bytes", len(tooMany.Transactions), len(b))
+		t.Fatalf("%d steps are %d bytes: the test does not reach the limit of steps", len(tooMany.Transactions), len(b))
 	}
 	_, err = DecodeSessionCommit(tooMany.Encode())
 	if err == nil {

@@ -288,7 +288,9 @@ func (p *played) end(err error, what string) {
 		return
 	}
 	var few *client.EndorsementError
-	if errors.As(err, &few) || problem != nil && problem.Code == string(refusal.WrongDigest) { // a liar's refusal, the others being out of reach
+	var lie *client.AnswerError
+	// With too few endorsements everywhere else, the client ends up at the liar again and again.
+	if errors.As(err, &few) || errors.As(err, &lie) || problem != nil && problem.Code == string(refusal.WrongDigest) {
 		p.outcome = "stuck"
 		return
 	}

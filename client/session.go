@@ -484,6 +484,7 @@ func (s *Session) settle(ctx context.Context, rep *reply) error {
 			return either(s.ended(status), p)
 		}
 		s.pending.refused = true
+		s.c.nodes.leave(rep.url) // nobody signs a refusal: the same call may do better elsewhere
 		return either(s.keep(), p)
 	}
 	a, err := s.checkSigned(rep)

@@ -126,9 +126,10 @@ func TestChaos(t *testing.T) {
 				if n.engine == nil {
 					continue
 				}
-				if s, err := n.engine.session(u.id); err != nil || s.Status != session.Committed || s.Transcript != u.head.String() {
-					rt.Fatalf("node %d tells %+v, %v", i, s, err)
-				}
+				eventually(t, fmt.Sprintf("node %d tells the outcome", i), func() bool { // the block reaches the nodes one after the other
+					s, err := n.engine.session(u.id)
+					return err == nil && s.Status == session.Committed && s.Transcript == u.head.String()
+				})
 			}
 		}
 	})

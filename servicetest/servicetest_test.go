@@ -276,3 +276,17 @@ func TestWithoutAnotherClock(t *testing.T) {
 		t.Errorf("reported:\n%s", &rec.out)
 	}
 }
+
+// A handler that looks at one part of the clock only is found at every time of day: the three clocks share no part.
+func TestLaterSharesNothing(t *testing.T) {
+	day := time.Date(2026, 11, 23, 0, 0, 0, 123, time.UTC)
+	for s := range 24 * 60 * 60 {
+		now := day.Add(time.Duration(s) * time.Second)
+		late := later(now)
+		h, m, sec := late.Clock()
+		nh, nm, ns := now.Clock()
+		if h == 0 || m == 0 || sec == 0 || h == nh || m == nm || sec == ns || late.Year() == now.Year() {
+			t.Fatalf("at %s the late clock stands at %s", now, late)
+		}
+	}
+}

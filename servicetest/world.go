@@ -104,7 +104,7 @@ func (nothing) Scan(start, end []byte) iter.Seq2[state.Entry, error] {
 	return func(func(state.Entry, error) bool) {}
 }
 
-// jump is how much later than the first the last runs are. It changes every part of a date and of a time of day.
+// jump is how much later than the first the last runs are, or a little more; see later.
 const jump = 424*24*time.Hour + 7*time.Hour + 13*time.Minute + 17*time.Second + 123456789*time.Nanosecond
 
 // others does something in all worlds but the first: in one part at once, with the clock in the year 2000, where a bubble
@@ -127,10 +127,24 @@ func (t *Tester) others(do func(*world)) {
 		both(func() {})
 		return
 	}
-	late := time.Now().Add(jump).Round(0)
+	late := later(time.Now())
 	synctest.Test(t.bubble, func(*testing.T) {
 		both(func() { <-time.After(time.Until(late)) })
 	})
+}
+
+// later is a time more than a year after now that has no hour, minute or second in common with now, nor with midnight, at
+// which a bubble's clock begins: whatever part of the clock a handler looks at, the three differ.
+func later(now time.Time) time.Time {
+	late := now.Add(jump).Round(0)
+	for {
+		h, m, s := late.UTC().Clock()
+		nh, nm, ns := now.UTC().Clock()
+		if h != 0 && m != 0 && s != 0 && h != nh && m != nm && s != ns {
+			return late
+		}
+		late = late.Add(time.Hour + time.Minute + time.Second)
+	}
 }
 
 // together is how many worlds run at once.

@@ -102,8 +102,10 @@ func checkSession(ctx context.Context, urls []string, genesis []byte, height int
 				part = fmt.Sprintf("?checkpoint=%d", c.Number)
 			}
 		}
+		keepsSessions := true
 		switch {
 		case errors.As(err, &status) && status.Code == "no-layer2":
+			keepsSessions = false
 		case err != nil:
 			return err
 		case part == "" && (s.Status != "committed" || s.Height != height || s.Transaction != tx.Hash):
@@ -119,6 +121,9 @@ func checkSession(ctx context.Context, urls []string, genesis []byte, height int
 		proof, err := receipt.Verify(genesis, raw)
 		if err != nil {
 			return fmt.Errorf("testnet: check: the receipt of session %s from %s: %w", tx.Session, url, err)
+		}
+		if !keepsSessions && proof.Session == tx.Session && proof.Height > height {
+			continue // without session records it knows of the newest part only
 		}
 		if proof.Height != height || proof.TransactionHash != tx.Hash || proof.Session != tx.Session {
 			return fmt.Errorf("testnet: check: the receipt of session %s proves %+v", tx.Session, proof)

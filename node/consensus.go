@@ -22,6 +22,8 @@ type consensus struct {
 	node      *cometnode.Node
 	databases *databases
 	logger    *slog.Logger
+	push      *pusher
+	quiet     func() // ends the pushing and waits for its end; nil before start
 }
 
 // newConsensus builds the engine and lets it hand the application every stored block that the application has not
@@ -48,7 +50,8 @@ func newConsensus(ctx context.Context, cfg Config, doc *comettypes.GenesisDoc, a
 			dbs.close()
 		}
 	}()
-	n, err := cometnode.NewNodeWithContext(ctx, ec, validator, key, clients{app}, func() (*comettypes.GenesisDoc, error) { return doc, nil },
+	push := newPusher(validator)
+	n, err := cometnode.NewNodeWithContext(ctx, ec, push, key, clients{app}, func() (*comettypes.GenesisDoc, error) { return doc, nil },
 		dbs.provide, cometnode.DefaultMetricsProvider(&cometconfig.InstrumentationConfig{}), log)
 	if err != nil && resuming && strings.HasPrefix(err.Error(), "error during handshake") {
 		// CometBFT flattens its errors. Blocks are there, or state, or both, and they do not fit together.
@@ -57,7 +60,10 @@ func newConsensus(ctx context.Context, cfg Config, doc *comettypes.GenesisDoc, a
 	if err != nil {
 		return nil, fmt.Errorf("consensus: %w", err)
 	}
-	return &consensus{node: n, databases: dbs, logger: log.to}, nil
+	if err := push.attach(n); err != nil {
+		return nil, fmt.Errorf("consensus: %w", err)
+	}
+	return &consensus{node: n, databases: dbs, logger: log.to, push: push}, nil
 }
 
 // clients hands the application to the engine's four connections. CometBFT's own local client puts one mutex over all
@@ -70,6 +76,13 @@ func (c clients) NewABCIClient() (abcicli.Client, error) {
 
 // start begins to listen, to dial and to vote. It returns when the engine runs.
 func (c *consensus) start() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c.push.run(ctx)
+	}()
+	c.quiet = func() { cancel(); <-ended }
 	if err := c.node.Start(); err != nil {
 		return fmt.Errorf("consensus: %w", err)
 	}
@@ -130,6 +143,9 @@ func (c *consensus) stop(within time.Duration) error {
 		}
 		if proxyErr := c.node.ProxyApp().Stop(); err == nil {
 			err = proxyErr
+		}
+		if c.quiet != nil { // last: it may wait for the round state
+			c.quiet()
 		}
 		_ = c.node.EventBus().Stop() // already stopped by the node unless it never started
 		done <- err

@@ -42,10 +42,11 @@ type tuning struct {
 	propose, vote, gossip, flush time.Duration
 }
 
-// tuned fills in what the configuration leaves to us. Sources: MEASURED.md's table of N against gossip sleep, and our own
-// runs (docs/operations.md, "Timeouts"). Shorter gossip is faster until the polling itself eats the CPU, from about ten
-// validators on. A dead or lying proposer costs its height the propose timeout and one precommit timeout; each round adds
-// the delta, so that slow machines converge instead of voting each other down for ever.
+// tuned fills in what the configuration leaves to us. Sources: our own runs (docs/benchmarks.md, docs/operations.md "Timeouts").
+// What a node signs is pushed to its peers (see pusher), so polling is only the way for what a push did not deliver, and for
+// relaying between nodes that are no direct peers; its price is CPU, with the square of the number of nodes on one machine.
+// A dead or lying proposer costs its height the propose timeout and one precommit timeout; each round adds the delta, so
+// that slow machines converge instead of voting each other down for ever.
 func (c ConsensusConfig) tuned(validators int) tuning {
 	t := tuning{
 		propose: 240*time.Millisecond + time.Duration(validators)*35*time.Millisecond,
@@ -54,13 +55,11 @@ func (c ConsensusConfig) tuned(validators int) tuning {
 	}
 	switch {
 	case validators <= 4:
-		t.gossip = 2 * time.Millisecond
-	case validators <= 7:
-		t.gossip = 5 * time.Millisecond
+		t.gossip = 20 * time.Millisecond
 	case validators <= 10:
-		t.gossip = 10 * time.Millisecond
+		t.gossip = 30 * time.Millisecond
 	default:
-		t.gossip = 25 * time.Millisecond
+		t.gossip = 50 * time.Millisecond
 	}
 	if c.Propose > 0 {
 		t.propose = time.Duration(c.Propose)

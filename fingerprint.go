@@ -3,6 +3,7 @@ package tandem
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -20,7 +21,8 @@ type build struct {
 // answer and in Layer 1's state, so a node with other code refuses at the first step instead of diverging later.
 //
 // It cannot see a change of code under an unchanged version: raise Service.Version when a handler's behaviour changes.
-// A binary built outside version control has the module version "(devel)".
+// Only a released version counts: a binary built from a checkout has the module version "(devel)", whether the Go command
+// stamped it with the commit (go build) or not (go run, -buildvcs=false).
 func (s Service) Fingerprint() [32]byte {
 	return fingerprint(s.Name, s.Version, s.Registry.Patterns(), buildOf(debug.ReadBuildInfo()))
 }
@@ -29,7 +31,7 @@ func buildOf(b *debug.BuildInfo, ok bool) build {
 	if !ok {
 		return build{goVersion: runtime.Version(), arch: runtime.GOARCH}
 	}
-	r := build{module: b.Main.Path, version: b.Main.Version, goVersion: b.GoVersion, arch: runtime.GOARCH}
+	r := build{module: b.Main.Path, version: released(b.Main.Version), goVersion: b.GoVersion, arch: runtime.GOARCH}
 	for _, s := range b.Settings {
 		switch s.Key {
 		case "GOARCH":
@@ -39,6 +41,18 @@ func buildOf(b *debug.BuildInfo, ok bool) build {
 		}
 	}
 	return r
+}
+
+// stamped ends the versions that the Go command makes up for a checkout: a pseudo-version (go.dev/ref/mod) or uncommitted
+// changes.
+var stamped = regexp.MustCompile(`(\.|-)[0-9]{14}-[0-9a-f]{12}(\+[a-z.]+)?$|\+dirty$`)
+
+// released returns a version that names a release, and "(devel)" for all others.
+func released(version string) string {
+	if version == "" || stamped.MatchString(version) {
+		return "(devel)"
+	}
+	return version
 }
 
 // fingerprint hashes its inputs, each with its length in front so that no two lists of inputs share their bytes.

@@ -77,3 +77,24 @@ func TestBuildInfo(t *testing.T) {
 		t.Errorf("without build information: %+v", got)
 	}
 }
+
+// The same commit has one fingerprint, whether go run, go build or go build -buildvcs=false made the binary.
+func TestReleased(t *testing.T) {
+	for version, want := range map[string]string{
+		"":                                   "(devel)",
+		"(devel)":                            "(devel)",
+		"v0.0.0-20261123172600-0123456789ab": "(devel)",
+		"v0.0.0-20261123172600-0123456789ab+dirty": "(devel)",
+		"v1.2.4-0.20261123172600-0123456789ab":     "(devel)",
+		"v1.2.3-pre.0.20261123172600-0123456789ab": "(devel)",
+		"v1.2.3+dirty": "(devel)",
+		"v2.0.0-20261123172600-0123456789ab+incompatible": "(devel)",
+		"v1.2.3":              "v1.2.3",
+		"v1.2.3-rc.1":         "v1.2.3-rc.1",
+		"v2.0.0+incompatible": "v2.0.0+incompatible",
+	} {
+		if got := released(version); got != want {
+			t.Errorf("released(%q) = %q, want %q", version, got, want)
+		}
+	}
+}

@@ -73,6 +73,7 @@ func TestHostileBytes(t *testing.T) {
 		{"body cut off", "PUT /notes/a HTTP/1.1\r\nContent-Length: 500\r\n\r\nabc", 400, "bad-request"},
 		{"upgrade", "GET /any HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n", 400, "bad-request"},
 		{"h2c upgrade", "GET /any HTTP/1.1\r\nConnection: keep-alive, upgrade\r\n", 400, "bad-request"},
+		{"packed body", "PUT /notes/a HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n", 415, "unsupported-media-type"},
 		{"unknown expectation", "PUT /notes/a HTTP/1.1\r\nExpect: teapot\r\nContent-Length: 2\r\n", 400, "bad-request"},
 		{"headers too large", "GET /any HTTP/1.1\r\nX-Long: " + strings.Repeat("x", 40<<10) + "\r\n", 431, "header-too-large"},
 		{"not HTTP", "hello\r\n", 400, "bad-request"},

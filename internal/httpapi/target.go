@@ -52,11 +52,13 @@ func splitTarget(target string) (path, query string, err error) {
 }
 
 // checkFraming refuses what makes a request's end or meaning depend on the reader: transfer encodings, trailers,
-// upgrades, unknown expectations. Errors: length-required, bad-request.
+// upgrades, unknown expectations, packed bodies. Errors: length-required, bad-request, unsupported-media-type.
 func checkFraming(r *http.Request) error {
 	switch {
 	case len(r.TransferEncoding) > 0 || r.ContentLength < 0:
 		return refusal.New(refusal.LengthRequired, "Transfer-Encoding is not accepted; send a Content-Length")
+	case len(r.Header.Values("Content-Encoding")) > 0:
+		return refusal.New(refusal.UnsupportedMediaType, "a body is signed and handled as it is; send it without Content-Encoding")
 	case len(r.Trailer) > 0:
 		return refusal.New(refusal.BadRequest, "trailers are not accepted")
 	case len(r.Header["Upgrade"]) > 0 || hasToken(r.Header["Connection"], "upgrade"):

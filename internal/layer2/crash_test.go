@@ -171,10 +171,16 @@ func TestDiskFails(t *testing.T) {
 
 // The journal's writers share fsyncs: many sessions at once cost far fewer writes than steps.
 func TestGroupCommit(t *testing.T) {
-	var syncs atomic.Int64
+	const n = 500
+	var syncs, asking atomic.Int64
+	var gated atomic.Bool
+	everybody := make(chan struct{}) // closed when all have asked: until then the disk does not finish a sync
 	var fs vfs.FS = errorfs.Wrap(vfs.NewMem(), errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo {
 			syncs.Add(1)
+			if gated.Load() {
+				<-everybody
+			}
 		}
 		return nil
 	}))
@@ -182,12 +188,14 @@ func TestGroupCommit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Fill the queue before the writer can take from it.
 	var all sync.WaitGroup
 	before := syncs.Load()
-	const n = 500
+	gated.Store(true)
 	for i := range n {
 		all.Go(func() {
+			if asking.Add(1) == n {
+				close(everybody)
+			}
 			if err := j.append(op{keyEnded(uint64(i), wire.SessionID{}), []byte("v")}); err != nil {
 				t.Error(err)
 			}

@@ -250,6 +250,16 @@ func TestClient(t *testing.T) {
 	}
 }
 
+// TestPlaceWithoutSession: who names a place in a session means a step, not a commit of its own.
+func TestPlaceWithoutSession(t *testing.T) {
+	w := newWorld(t)
+	w.problem("sequence", w.do("PUT", "/notes/a", "x", "Tandem-Sequence", "2"), 400, "bad-request")
+	w.problem("transcript", w.do("GET", "/notes/a", "", "Tandem-Transcript", strings.Repeat("0", 64)), 400, "bad-request")
+	if rep := w.do("GET", "/notes/a", ""); rep.status != 404 {
+		t.Errorf("something was written: %d %s", rep.status, rep.text)
+	}
+}
+
 // TestHeadAndOptions: HEAD is GET without the body; OPTIONS names the methods.
 func TestHeadAndOptions(t *testing.T) {
 	w := newWorld(t)

@@ -32,6 +32,8 @@ func (a *api) service(w http.ResponseWriter, r *http.Request) {
 	case len(r.Header["Tandem-Session"]) > 0:
 		ex.class = "step"
 		a.step(w, r)
+	case len(r.Header["Tandem-Sequence"])+len(r.Header["Tandem-Transcript"]) > 0:
+		a.fail(w, r, refusal.New(refusal.BadRequest, "Tandem-Sequence and Tandem-Transcript are a place in a session; they need Tandem-Session"))
 	case len(r.Header["Signature"])+len(r.Header["Signature-Input"]) > 0:
 		a.fail(w, r, refusal.New(refusal.BadRequest, "a signed request is a step of a session; it needs Tandem-Session").
 			With("remedy_path", "/tandem/v1/sessions"))

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -453,10 +454,18 @@ func TestCommitSaysHowLong(t *testing.T) {
 	n := startNode(t, newSessions(), 1)
 	s := mustOpen(t, newClient(t, n))
 	mustCall(t, s, "/x")
-	var prefer string
+	// A request may be under way at the node when the client has given it up, hence the atomics.
+	var prefer atomic.Value
+	var enough atomic.Pointer[context.CancelFunc] // called when the node has seen the request, if set
 	n.refuse = func(_ int, r *http.Request) *refusal.Refusal {
-		prefer = r.Header.Get("Prefer")
+		prefer.Store(r.Header.Get("Prefer"))
 		return nil
+	}
+	n.tamper = func(_ string, _ uint64, a *answer) {
+		a.status, a.body = 202, []byte(`{"status":"committing"}`)
+		if cancel := enough.Load(); cancel != nil {
+			(*cancel)()
+		}
 	}
 	for _, c := range []struct {
 		left time.Duration
@@ -464,18 +473,15 @@ func TestCommitSaysHowLong(t *testing.T) {
 	}{{400 * time.Millisecond, "wait=0"}, {10 * time.Second, "wait=9"}, {time.Hour, ""}} {
 		s.c.patience = time.Hour
 		ctx, cancel := context.WithTimeout(t.Context(), c.left)
-		n.tamper = func(_ string, _ uint64, a *answer) {
-			a.status, a.body = 202, []byte(`{"status":"committing"}`)
-			if c.left > time.Second {
-				cancel() // seen enough
-			}
+		if c.left > time.Second {
+			enough.Store(&cancel)
 		}
 		if o, err := s.Commit(ctx); err == nil || c.left < time.Second && o.Status != "committing" {
 			t.Errorf("%v left: %+v %v", c.left, o, err)
 		}
 		cancel()
-		if prefer != c.want {
-			t.Errorf("%v left: Prefer %q, want %q", c.left, prefer, c.want)
+		if got := prefer.Load(); got != c.want {
+			t.Errorf("%v left: Prefer %q, want %q", c.left, got, c.want)
 		}
 	}
 }

@@ -4,14 +4,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"html"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,7 +40,7 @@ func jq() {
 	fmt.Println(object[strings.TrimPrefix(os.Args[2], ".")])
 }
 
-// curl stands in for as much of curl as our documentation asks of it: -s, -X, -H, -d and a URL.
+// curl stands in for as much of curl as our documentation asks of it: -s, -sf, -X, -H, -d and a URL.
 func curl() {
 	fail := func(err error) {
 		if err != nil {
@@ -45,10 +48,12 @@ func curl() {
 			os.Exit(2)
 		}
 	}
-	method, url, body, header := "", "", "", http.Header{}
+	method, url, body, header, failing := "", "", "", http.Header{}, false
 	for args := os.Args[1:]; len(args) > 0; args = args[1:] {
 		switch args[0] {
 		case "-s":
+		case "-sf":
+			failing = true
 		case "-X", "-H", "-d":
 			if len(args) < 2 {
 				fail(fmt.Errorf("curl: %s what?", args[0]))
@@ -73,6 +78,9 @@ func curl() {
 	request.Header = header
 	answer, err := http.DefaultClient.Do(request)
 	fail(err)
+	if failing && answer.StatusCode >= 400 {
+		fail(errors.New(answer.Status))
+	}
 	_, err = io.Copy(os.Stdout, answer.Body)
 	fail(err)
 }
@@ -112,6 +120,27 @@ func home(vars ...string) func(*testscript.Env) error {
 		env.Vars = append(append(env.Vars, "DOCS="+docs, "REPOSITORY="+filepath.Dir(docs)), vars...)
 		return err
 	}
+}
+
+// freePorts returns the first of 100 loopback ports that are free now, below those that systems give to outgoing connections.
+func freePorts(ts *testscript.TestScript) int {
+	free := func(base int) bool {
+		for port := base; port < base+100; port++ {
+			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+			if err != nil {
+				return false
+			}
+			ts.Check(l.Close())
+		}
+		return true
+	}
+	for base := 11000 + os.Getpid()%100*100; base < 32000; base += 100 {
+		if free(base) {
+			return base
+		}
+	}
+	ts.Fatalf("no 100 free ports")
+	return 0
 }
 
 // commands are what the scripts can do beside testscript's own.
@@ -173,7 +202,16 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 					lines = append(lines, line)
 				}
 			}
-			ts.Check(os.WriteFile(ts.MkAbs(fmt.Sprintf("%s%d.sh", args[1], i+1)), []byte(strings.Join(lines, "")), 0o644))
+			script := strings.Join(lines, "")
+			if strings.Contains(script, "--base-port 9000") {
+				base := freePorts(ts)
+				script = regexp.MustCompile(`\b90[0-9]{2}\b`).ReplaceAllStringFunc(script, func(port string) string {
+					n, err := strconv.Atoi(port)
+					ts.Check(err)
+					return strconv.Itoa(base + n - 9000)
+				})
+			}
+			ts.Check(os.WriteFile(ts.MkAbs(fmt.Sprintf("%s%d.sh", args[1], i+1)), []byte(script), 0o644))
 		}
 	},
 	// exits CODE COMMAND... checks the exact exit code of a tandem command line.

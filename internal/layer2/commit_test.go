@@ -376,40 +376,49 @@ func TestAbandonAndExpire(t *testing.T) {
 // state was.
 func TestCommittedThroughAnotherNode(t *testing.T) {
 	for _, before := range []session.State{session.Open, session.Abandoned, session.Conflicted} {
-		t.Run(before.String(), func(t *testing.T) {
-			w := newWorld(t, nil)
-			u := w.user("alice")
-			u.do("POST", "/add/a", "", 200)
-			tx := u.elsewhere()
-			switch before {
-			case session.Abandoned:
-				if _, err := w.engine.Abandon(context.Background(), u.abandonRequest()); err != nil {
-					t.Fatal(err)
-				}
-			case session.Conflicted:
-				w.ledger.write("a", "xx")
-				w.settleDown()
-				if s := u.status(); s.Status != session.Conflicted {
-					t.Fatalf("status %v", s.Status)
-				}
-				w.ledger.write("a", "") // the change is undone: Layer 1 can take the session again
-			}
-			w.ledger.mu.Lock()
-			w.ledger.pool = append(w.ledger.pool, tx)
-			w.ledger.mu.Unlock()
-			w.ledger.cut()
-			w.settleDown()
-			if s := u.status(); s.Status != session.Committed || !s.Elsewhere {
-				t.Errorf("status %+v", s)
-			}
-			if out, err := u.commit(); err != nil || out.Status != session.Committed {
-				t.Errorf("%+v, %v", out, err)
-			}
-			w.crash()
-			if s := u.status(); s.Status != session.Committed {
-				t.Errorf("after a restart: %v", s.Status)
-			}
-		})
+		t.Run(before.String(), func(t *testing.T) { committedElsewhere(t, before, false) })
+		t.Run(before.String()+", while this one was down", func(t *testing.T) { committedElsewhere(t, before, true) })
+	}
+}
+
+func committedElsewhere(t *testing.T, before session.State, down bool) {
+	w := newWorld(t, nil)
+	u := w.user("alice")
+	u.do("POST", "/add/a", "", 200)
+	tx := u.elsewhere()
+	switch before {
+	case session.Abandoned:
+		if _, err := w.engine.Abandon(context.Background(), u.abandonRequest()); err != nil {
+			t.Fatal(err)
+		}
+	case session.Conflicted:
+		w.ledger.write("a", "xx")
+		w.settleDown()
+		if s := u.status(); s.Status != session.Conflicted {
+			t.Fatalf("status %v", s.Status)
+		}
+		w.ledger.write("a", "") // the change is undone: Layer 1 can take the session again
+	}
+	w.ledger.mu.Lock()
+	w.ledger.pool = append(w.ledger.pool, tx)
+	w.ledger.mu.Unlock()
+	if down {
+		w.stop()
+	}
+	w.ledger.cut()
+	if down {
+		w.start()
+	}
+	w.settleDown()
+	if s := u.status(); s.Status != session.Committed || !s.Elsewhere {
+		t.Errorf("status %+v", s)
+	}
+	if out, err := u.commit(); err != nil || out.Status != session.Committed {
+		t.Errorf("%+v, %v", out, err)
+	}
+	w.crash()
+	if s := u.status(); s.Status != session.Committed {
+		t.Errorf("after a restart: %v", s.Status)
 	}
 }
 

@@ -220,7 +220,14 @@ func (e *Engine) find(id wire.SessionID) (*owner, error) {
 		}
 		return nil, refusal.New(refusal.SessionBusy, "the session is just being opened or closed").With("session", id.String())
 	}
-	return e.owner(id, l), nil
+	o = e.owner(id, l)
+	if s := o.machine.State(); s == session.Conflicted || s == session.Abandoned {
+		// Layer 1 outranks what this node thought: a block may have settled the session while the node was down.
+		if v, err := e.o.Ledger.View(); err == nil {
+			o.inView(v)
+		}
+	}
+	return o, nil
 }
 
 // owner makes the owner of a loaded session.

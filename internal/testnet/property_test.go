@@ -28,7 +28,7 @@ import (
 	"tandem/internal/wire"
 )
 
-var sessionsFlag = flag.Int("sessions", 480, "sessions that TestClusterHistories plays; the long run is 10,000")
+var sessionsFlag = flag.Int("sessions", 240, "sessions that TestClusterHistories plays; the long run is 10,000")
 
 const (
 	simClients = 16

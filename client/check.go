@@ -41,7 +41,7 @@ func recordedHeader(h http.Header) http.Header {
 // checkSigned verifies that a reply is an answer about this session, signed by a node that may. The answer's position
 // and transcript are the caller's to check.
 func (s *Session) checkSigned(rep *reply) (httpsig.Answer, error) {
-	a, err := httpsig.VerifyAnswer(rep.header, rep.status, rep.body)
+	a, seal, err := httpsig.VerifySealed(rep.header, rep.status, rep.body)
 	if err != nil {
 		field := "signature"
 		if refusal.Has(err, refusal.WrongDigest) {
@@ -58,6 +58,7 @@ func (s *Session) checkSigned(rep *reply) (httpsig.Answer, error) {
 	if got := rep.header.Get("Tandem-Fingerprint"); got != "" && got != s.body.Fingerprint.String() {
 		return a, rep.lie("fingerprint", s.body.Fingerprint.String(), got)
 	}
+	rep.seal = seal
 	return a, nil
 }
 

@@ -72,7 +72,8 @@ type Client struct {
 	require    int // endorsements of a step
 	checkpoint Checkpointing
 	clock      func() time.Time
-	seen       atomic.Int64 // highest committed height that an outcome told: reads show at least that
+	network    atomic.Pointer[network] // what the last status said; see about
+	seen       atomic.Int64            // highest committed height that an outcome told: reads show at least that
 }
 
 // New checks cfg. It makes no request.
@@ -218,6 +219,31 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	}
 	c.learn(s.Layer2)
 	return s, nil
+}
+
+// network is what an opening request says of the chain and the service.
+type network struct {
+	chainID, fingerprint string
+	until                time.Time // then nodes are asked again, for the list of nodes may have changed
+}
+
+// statusLife is how long what a status said of the network is taken for known. Neither chain nor fingerprint ever changes;
+// should they be others all the same, the opening is refused, and the next one asks.
+const statusLife = 30 * time.Second
+
+// about returns the network's chain and fingerprint. It asks a node if that was long ago.
+func (c *Client) about(ctx context.Context) (network, error) {
+	now := c.clock()
+	if n := c.network.Load(); n != nil && now.Before(n.until) && now.After(n.until.Add(-2*statusLife)) {
+		return *n, nil
+	}
+	s, err := c.Status(ctx)
+	if err != nil {
+		return network{}, err
+	}
+	n := network{s.ChainID, s.Fingerprint, now.Add(statusLife)}
+	c.network.Store(&n)
+	return n, nil
 }
 
 // Get reads committed state: the service's answer to GET target outside any session. It shows at least the newest

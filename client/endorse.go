@@ -50,10 +50,7 @@ func (s *Session) checkEndorsed(out *Answer, a httpsig.Answer, rep *reply) error
 		return rep.lie("endorsements", "a list of signed endorsements", err.Error())
 	}
 	out.Endorsers = []Endorser{{Node: out.Originator, Height: a.Height}}
-	out.proof = proof{height: a.Height}
-	if out.proof.seal, err = httpsig.AnswerSeal(rep.header); err != nil {
-		return rep.lie("signature", "what a Layer 2 node signs", err.Error())
-	}
+	out.proof = proof{height: a.Height, seal: rep.seal}
 	for _, e := range list {
 		if err := s.checkEndorsement(e, a); err != nil {
 			return rep.lie("endorsements", "signed by nodes that ran this step", err.Error())

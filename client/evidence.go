@@ -21,14 +21,10 @@ type witness struct {
 
 // note takes in a recorded answer whose seal and transcript head are right.
 func (w *witness) note(open *wire.Request, previous wire.Digest, tx *wire.Transaction, a httpsig.Answer, rep *reply) {
-	seal, err := httpsig.AnswerSeal(rep.header)
-	if err != nil {
-		return
-	}
 	if w.sequence != tx.Sequence {
 		w.sequence, w.sealed = tx.Sequence, map[wire.PublicKey]evidence.Answer{}
 	}
-	now := evidence.Answer{Previous: previous, Recorded: wire.Recorded{Transaction: *tx, Height: a.Height, Seal: seal}}
+	now := evidence.Answer{Previous: previous, Recorded: wire.Recorded{Transaction: *tx, Height: a.Height, Seal: rep.seal}}
 	first, known := w.sealed[a.Originator]
 	if !known {
 		w.sealed[a.Originator] = now

@@ -98,6 +98,7 @@ type reply struct {
 	status int
 	header http.Header
 	body   []byte
+	seal   wire.Seal // of a signed answer, once it is verified
 }
 
 // sleep waits, or returns ctx's error if it ends first.

@@ -122,6 +122,7 @@ func (s *Session) send(ctx context.Context) error {
 		return err
 	}
 	if p := rep.problem(); p != nil {
+		s.c.network.Store(nil) // it may be another network by now
 		return p
 	}
 	return s.checkOpened(rep)
@@ -129,19 +130,19 @@ func (s *Session) send(ctx context.Context) error {
 
 // openBody makes the body of an opening request.
 func (c *Client) openBody(ctx context.Context, o openOptions) (wire.OpenBody, error) {
-	about, err := c.Status(ctx)
+	about, err := c.about(ctx)
 	if err != nil {
 		return wire.OpenBody{}, err
 	}
-	body := wire.OpenBody{ChainID: about.ChainID, ExpiresAt: c.clock().Add(o.life).UnixMilli()}
-	if err := wire.CheckChainID(about.ChainID); err != nil {
-		return body, &AnswerError{Field: "chain_id", Want: "a chain id", Got: about.ChainID, URL: c.URL()}
+	body := wire.OpenBody{ChainID: about.chainID, ExpiresAt: c.clock().Add(o.life).UnixMilli()}
+	if err := wire.CheckChainID(about.chainID); err != nil {
+		return body, &AnswerError{Field: "chain_id", Want: "a chain id", Got: about.chainID, URL: c.URL()}
 	}
-	if body.Fingerprint, err = wire.ParseDigest(about.Fingerprint); err != nil {
-		return body, &AnswerError{Field: "fingerprint", Want: "64 hex digits", Got: about.Fingerprint, URL: c.URL()}
+	if body.Fingerprint, err = wire.ParseDigest(about.fingerprint); err != nil {
+		return body, &AnswerError{Field: "fingerprint", Want: "64 hex digits", Got: about.fingerprint, URL: c.URL()}
 	}
 	if g := c.genesis; g != nil && g.fingerprint != (wire.Digest{}) && g.fingerprint != body.Fingerprint {
-		return body, &AnswerError{Field: "fingerprint", Want: g.fingerprint.String(), Got: about.Fingerprint, URL: c.URL()}
+		return body, &AnswerError{Field: "fingerprint", Want: g.fingerprint.String(), Got: about.fingerprint, URL: c.URL()}
 	}
 	if o.supersedes != "" {
 		id, err := wire.ParseSessionID(o.supersedes)

@@ -60,48 +60,65 @@ func SetAnswer(a Answer, seal wire.Seal, h http.Header) {
 // caller's to check. Errors: signature-required when the answer is not signed at all, signature-malformed,
 // wrong-tag, wrong-digest, key-weak, signature-invalid.
 func VerifyAnswer(h http.Header, status int, body []byte) (Answer, error) {
+	a, _, err := VerifySealed(h, status, body)
+	return a, err
+}
+
+// VerifySealed is [VerifyAnswer], and returns the seal too: what another node needs to give the same answer again.
+func VerifySealed(h http.Header, status int, body []byte) (Answer, wire.Seal, error) {
+	a, s, err := readAnswer(h, status, body)
+	if err != nil {
+		return Answer{}, wire.Seal{}, err
+	}
+	seal := wire.Seal{Created: s.created, Signature: s.signature}
+	if err := VerifySeal(a, seal); err != nil {
+		return Answer{}, wire.Seal{}, err
+	}
+	return a, seal, nil
+}
+
+// readAnswer reads a signed answer and checks all of it but the signature.
+func readAnswer(h http.Header, status int, body []byte) (Answer, signatureOf, error) {
+	fail := func(err error) (Answer, signatureOf, error) { return Answer{}, signatureOf{}, err }
 	if len(h[HeaderSignature]) == 0 && len(h[HeaderSignatureInput]) == 0 {
-		return Answer{}, refusal.New(refusal.SignatureRequired, "the answer is not signed")
+		return fail(refusal.New(refusal.SignatureRequired, "the answer is not signed"))
 	}
 	s, err := readSignature(h)
 	if err != nil {
-		return Answer{}, err
+		return fail(err)
 	}
 	if s.tag != TagAnswer {
-		return Answer{}, refusal.New(refusal.WrongTag, "%.64q is not the purpose of an answer", s.tag)
+		return fail(refusal.New(refusal.WrongTag, "%.64q is not the purpose of an answer", s.tag))
 	}
 	if s.components != answerComponents {
-		return Answer{}, malformed("the answer's signature covers %.400s; exactly %s is expected", s.components, answerComponents)
+		return fail(malformed("the answer's signature covers %.400s; exactly %s is expected", s.components, answerComponents))
 	}
 	if status < 100 || status > 599 {
-		return Answer{}, malformed("status %d is not between 100 and 599", status)
+		return fail(malformed("status %d is not between 100 and 599", status))
 	}
 	if err := checkContentDigest(h, body); err != nil {
-		return Answer{}, err
+		return fail(err)
 	}
 	place, err := readPlace(h)
 	if err != nil {
-		return Answer{}, err
+		return fail(err)
 	}
 	a := Answer{Status: status, Body: wire.Sum(body), Session: place.Session, Sequence: place.Sequence, Transcript: place.Transcript}
 	if a.Height, err = number(h, HeaderHeight, 1<<62); err != nil {
-		return Answer{}, err
+		return fail(err)
 	}
 	if a.Time, err = number(h, HeaderTime, wire.MaxTime); err != nil {
-		return Answer{}, err
+		return fail(err)
 	}
 	originator, err := one(h, HeaderOriginator)
 	if err != nil {
-		return Answer{}, err
+		return fail(err)
 	}
 	if originator != s.key.DID() {
-		return Answer{}, malformed("the signature is by %s, not by the originator %.64q", s.key, originator)
+		return fail(malformed("the signature is by %s, not by the originator %.64q", s.key, originator))
 	}
 	a.Originator = s.key
-	if err := wire.VerifySignature(s.key, answerBase(a, s.created), s.signature); err != nil {
-		return Answer{}, err
-	}
-	return a, nil
+	return a, s, nil
 }
 
 func number(h http.Header, name string, most uint64) (int64, error) {

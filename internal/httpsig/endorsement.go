@@ -105,10 +105,3 @@ func readEndorsement(member httpsfv.Member) (wire.Endorsement, error) {
 	copy(e.Signature[:], signature)
 	return e, nil
 }
-
-// AnswerSeal reads the seal of a signed answer: what another node needs to give the same answer again. Call
-// [VerifyAnswer] first; this verifies nothing. Errors: signature-malformed.
-func AnswerSeal(h http.Header) (wire.Seal, error) {
-	s, err := readSignature(h)
-	return wire.Seal{Created: s.created, Signature: s.signature}, err
-}

@@ -77,13 +77,13 @@ func TestEndorsementsRefused(t *testing.T) {
 	}
 }
 
-// AnswerSeal returns what VerifySeal verifies and SetAnswer sets.
-func TestAnswerSeal(t *testing.T) {
+// VerifySealed returns the seal that VerifySeal verifies and SetAnswer sets.
+func TestVerifySealed(t *testing.T) {
 	key := ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
 	a := Answer{Status: 200, Body: wire.Sum([]byte("x")), Session: wire.SessionID{9}, Sequence: 1, Height: 4, Time: 5}
 	h := http.Header{}
 	SignAnswer(key, 77, a, h)
-	seal, err := AnswerSeal(h)
+	_, seal, err := VerifySealed(h, 200, []byte("x"))
 	if err != nil || seal.Created != 77 {
 		t.Fatalf("%+v %v", seal, err)
 	}
@@ -91,7 +91,7 @@ func TestAnswerSeal(t *testing.T) {
 	if err := VerifySeal(a, seal); err != nil {
 		t.Error(err)
 	}
-	if _, err := AnswerSeal(http.Header{}); err == nil {
+	if _, _, err := VerifySealed(http.Header{}, 200, nil); err == nil {
 		t.Error("a seal of nothing")
 	}
 }

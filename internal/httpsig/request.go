@@ -15,6 +15,17 @@ type Parsed struct {
 	Tag     string
 	Request wire.Request
 	Place   Place
+
+	verified bool // the signature, by FromHTTP
+}
+
+// Verify is [Verify] of the request at its place, done once: what [FromHTTP] has returned is verified already. Whoever
+// changes a Parsed makes a new one.
+func (p *Parsed) Verify() error {
+	if p.verified {
+		return nil
+	}
+	return Verify(p.Tag, &p.Request, p.Place)
 }
 
 // FromHTTP reads and verifies the signature of an HTTP request that a server received. body is the whole body, which the
@@ -61,9 +72,10 @@ func FromHTTP(r *http.Request, body []byte) (*Parsed, error) {
 	if err := checkContentDigest(r.Header, body); err != nil {
 		return nil, err
 	}
-	if err := Verify(p.Tag, &p.Request, p.Place); err != nil {
+	if err := p.Verify(); err != nil {
 		return nil, err
 	}
+	p.verified = true
 	return p, nil
 }
 

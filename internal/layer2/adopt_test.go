@@ -15,7 +15,7 @@ import (
 func (u *user) transcript(answers []*Answer, sent []*httpsig.Parsed) wire.Transcript {
 	t := wire.Transcript{Open: u.open}
 	for i, a := range answers {
-		seal, err := httpsig.AnswerSeal(a.Signed)
+		_, seal, err := httpsig.VerifySealed(a.Signed, a.Status, a.Body)
 		if err != nil {
 			u.w.t.Fatal(err)
 		}

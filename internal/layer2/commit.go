@@ -28,7 +28,7 @@ func (e *Engine) Commit(ctx context.Context, p *httpsig.Parsed) (Outcome, error)
 	if err != nil {
 		return e.committedElsewhere(p.Place.Session, err)
 	}
-	if err := o.signedBy(httpsig.TagCommit, &p.Request, p.Place); err != nil {
+	if err := o.signed(p); err != nil {
 		return Outcome{}, err
 	}
 	return o.await(ctx, release, func(w chan<- settlement) error { return o.commitWith(&p.Request, p.Place, w, true) })

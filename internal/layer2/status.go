@@ -116,7 +116,7 @@ func (e *Engine) Abandon(ctx context.Context, p *httpsig.Parsed) (Session, error
 	if want := session.PathOpen + "/" + o.id.String(); p.Request.Method != "DELETE" || p.Request.Path != want || p.Request.Query != "" {
 		return Session{}, refusal.New(refusal.WrongSession, "abandoning this session is DELETE %s, not %s %.100s", want, p.Request.Method, p.Request.Path)
 	}
-	if err := o.signedBy(httpsig.TagStep, &p.Request, p.Place); err != nil {
+	if err := o.signed(p); err != nil {
 		return Session{}, err
 	}
 	return ask(o, func() (Session, error) {

@@ -30,22 +30,37 @@ func (e *Engine) Step(ctx context.Context, p *httpsig.Parsed) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.signedBy(httpsig.TagStep, &p.Request, p.Place); err != nil {
+	if err := o.signed(p); err != nil {
 		return nil, err
 	}
 	return e.signed(askStep(o, func(reply stepReply) { o.step(&p.Request, p.Place, reply, true) }))
 }
 
-// signedBy checks that the session's key signed the request for this place. It needs nothing that changes, so it runs on
-// the caller's goroutine.
+// signed checks that the session's key signed a request that came from its client. It needs nothing that changes, so it
+// runs on the caller's goroutine.
+func (o *owner) signed(p *httpsig.Parsed) error {
+	if err := o.fromClient(&p.Request); err != nil {
+		return err
+	}
+	return p.Verify()
+}
+
+// signedBy is signed for a request that came some other way.
 func (o *owner) signedBy(tag string, req *wire.Request, place httpsig.Place) error {
+	if err := o.fromClient(req); err != nil {
+		return err
+	}
+	return httpsig.Verify(tag, req, place)
+}
+
+func (o *owner) fromClient(req *wire.Request) error {
 	if err := req.Check(); err != nil {
 		return err
 	}
 	if req.Key != o.open.Key {
 		return refusal.New(refusal.SignatureInvalid, "signed by %s in a session that %s opened", req.Key, o.open.Key).With("session", o.id.String())
 	}
-	return httpsig.Verify(tag, req, place)
+	return nil
 }
 
 // stepReply takes the answer to a step, exactly once, on the owner's goroutine.

@@ -14,6 +14,13 @@ const didPrefix = "did:key:z"
 
 // DID returns the key's text form, did:key with the multicodec of Ed25519 in base58btc: 56 characters, from "did:key:z6Mk".
 func (k PublicKey) DID() string {
+	if c := checkedKeys.of(k); c != nil {
+		return c.did
+	}
+	return didOf(k)
+}
+
+func didOf(k PublicKey) string {
 	b := append([]byte{0xed, 0x01}, k[:]...)
 	return didPrefix + base58.Encode(b)
 }
@@ -36,6 +43,9 @@ func (k *PublicKey) UnmarshalText(b []byte) (err error) {
 // ParseDID reads the text form, and only that, and checks the key. Errors: signature-malformed when s is no did:key of
 // an Ed25519 key, key-weak as [CheckKey].
 func ParseDID(s string) (PublicKey, error) {
+	if c := checkedKeys.named(s); c != nil {
+		return c.key, nil
+	}
 	var k PublicKey
 	if !strings.HasPrefix(s, didPrefix) || len(s) > 64 {
 		return PublicKey{}, refusal.New(refusal.SignatureMalformed, "%.64q is not a did:key in base58btc", s)
@@ -45,7 +55,7 @@ func ParseDID(s string) (PublicKey, error) {
 		return PublicKey{}, refusal.New(refusal.SignatureMalformed, "%q is not a did:key of an Ed25519 key", s)
 	}
 	copy(k[:], b[2:])
-	if k.DID() != s {
+	if didOf(k) != s {
 		return PublicKey{}, refusal.New(refusal.SignatureMalformed, "%q is not the canonical text of its key", s)
 	}
 	if err := CheckKey(k); err != nil {
@@ -63,7 +73,21 @@ func PublicKeyOf(priv ed25519.PrivateKey) PublicKey {
 // point of the curve, a non-canonical encoding of a point, and every point outside the prime-order subgroup, so the
 // small-order points (under which one signature fits many messages) and the mixed-order ones (on which single and
 // batch verifiers disagree). Error: key-weak.
+//
+// The verdict on a good key is remembered: the subgroup check costs twice what verifying a signature does, and the same few
+// keys come with every request.
 func CheckKey(k PublicKey) error {
+	if checkedKeys.of(k) != nil {
+		return nil
+	}
+	if err := checkKey(k); err != nil {
+		return err
+	}
+	checkedKeys.add(k)
+	return nil
+}
+
+func checkKey(k PublicKey) error {
 	point, err := new(edwards25519.Point).SetBytes(k[:])
 	if err != nil {
 		return refusal.New(refusal.KeyWeak, "the key is not a point of the curve")

@@ -82,6 +82,7 @@ type Runner struct {
 	limits             Limits
 	logger             *slog.Logger
 	abandoned          *atomic.Int64 // shared with the Runners that With made
+	crew               *crew         // likewise
 }
 
 // New returns a runner for the service. Its registry must not change any more.
@@ -97,6 +98,7 @@ func New(svc tandem.Service, o Options) *Runner {
 		limits:      o.Limits.withDefaults(),
 		logger:      logger,
 		abandoned:   new(atomic.Int64),
+		crew:        newCrew(),
 	}
 }
 
@@ -229,7 +231,7 @@ func (r *Runner) run(ctx context.Context, o *state.Overlay, s Step, readOnly boo
 	// Not ctx: neither its values nor its end are agreed on. This one ends when the result is known not to count.
 	own, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go rn.serve(h, request(own, s, rn))
+	r.crew.do(func() { rn.serve(h, request(own, s, rn)) })
 	if err := r.wait(ctx, rn); err != nil {
 		r.logger.Warn("handler abandoned", "pattern", pattern, "session", s.Session, "sequence", s.Sequence, "error", err)
 		return Result{}, err

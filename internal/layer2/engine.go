@@ -1,7 +1,7 @@
 // Package layer2 is the session engine: it owns the sessions of a Layer 2 node and drives session (the rules), exec (the
 // handlers), the journal (the disk) and Layer 1 (the ledger).
 //
-// One goroutine owns one session, and lives only while the session has work (owner.go). The way of a step: Step verifies the
+// One goroutine at a time owns one session, for as long as the session has work (owner.go). The way of a step: Step verifies the
 // user's signature and hands over to the owner; session.Machine decides whether the request stands at the session's
 // next position; refresh puts the session onto the newest state; exec runs the handler on a child overlay; register enters
 // what it read into the index of reads, and notices a block that came in between; the journal writes and syncs the step

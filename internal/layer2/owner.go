@@ -11,8 +11,8 @@ import (
 	"tandem/internal/wire"
 )
 
-// owner is a session in memory and the goroutine that owns it. The goroutine lives only while there is something in the
-// queue, so that an idle session costs memory and nothing else.
+// owner is a session in memory and the goroutine that owns it: the one that works its queue, for as long as there is something
+// in it, so that an idle session costs memory and nothing else. It is a goroutine of its own, or a request's own.
 type owner struct {
 	e     *Engine
 	id    wire.SessionID
@@ -77,11 +77,45 @@ type settlement struct {
 // post puts work into the session's queue and starts its goroutine if it is not running. A request is refused when too
 // many wait already; the engine's own work is not.
 func (o *owner) post(request bool, work func()) error {
+	idle, err := o.queueUp(request, work)
+	if idle {
+		go o.work()
+	}
+	return err
+}
+
+// postHere is post of a request that the caller waits for in any case: if nobody works the queue, the caller's goroutine does
+// so for this one piece of work. That saves waking another, which costs more than most of what a step does.
+func (o *owner) postHere(work func()) error {
+	idle, err := o.queueUp(true, work)
+	if !idle {
+		return err
+	}
+	returned := false
+	defer func() {
+		if !returned { // nobody may use this session any more, and the caller may have somebody who recovers
+			o.e.halt(&haltError{o.id, "panic on the owner's goroutine"})
+			o.e.owners.Done()
+		}
+	}()
+	o.next()() // ours: the queue was empty
+	returned = true
+	if next := o.next(); next != nil {
+		go func() { next(); o.work() }()
+	} else {
+		o.e.owners.Done()
+	}
+	return nil
+}
+
+// queueUp puts work into the session's queue. idle says that nobody works it, and that the caller now has to see to it: it
+// is counted as an owner goroutine.
+func (o *owner) queueUp(request bool, work func()) (idle bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if request {
 		if o.waiting >= o.e.o.MaxQueue {
-			return refusal.New(refusal.SessionBusy, "%d requests wait for this session already", o.waiting).With("retry_after_seconds", 1)
+			return false, refusal.New(refusal.SessionBusy, "%d requests wait for this session already", o.waiting).With("retry_after_seconds", 1)
 		}
 		o.waiting++
 		inner := work
@@ -94,29 +128,32 @@ func (o *owner) post(request bool, work func()) error {
 	}
 	if !o.running {
 		if !o.e.owners.add() {
-			return shuttingDown()
+			return false, shuttingDown()
 		}
-		o.running = true
-		go o.work()
+		o.running, idle = true, true
 	}
 	o.queue = append(o.queue, work)
-	return nil
+	return idle, nil
+}
+
+// next takes the first piece of work from the queue.
+func (o *owner) next() func() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.queue) == 0 {
+		o.queue, o.running = nil, false
+		return nil
+	}
+	next := o.queue[0]
+	o.queue[0] = nil
+	o.queue = o.queue[1:]
+	return next
 }
 
 // work is the owner goroutine: it empties the queue and ends.
 func (o *owner) work() {
 	defer o.e.owners.Done()
-	for {
-		o.mu.Lock()
-		if len(o.queue) == 0 {
-			o.queue, o.running = nil, false
-			o.mu.Unlock()
-			return
-		}
-		next := o.queue[0]
-		o.queue[0] = nil
-		o.queue = o.queue[1:]
-		o.mu.Unlock()
+	for next := o.next(); next != nil; next = o.next() {
 		next()
 	}
 }
@@ -128,7 +165,7 @@ func ask[T any](o *owner, work func() (T, error)) (T, error) {
 		err error
 	}
 	c := make(chan reply, 1)
-	if err := o.post(true, func() {
+	if err := o.postHere(func() {
 		v, err := work()
 		c <- reply{v, err}
 	}); err != nil {

@@ -73,7 +73,7 @@ func askStep(o *owner, work func(reply stepReply)) (*Answer, error) {
 		err error
 	}
 	c := make(chan answered, 1)
-	if err := o.post(true, func() { work(func(a *Answer, err error) { c <- answered{a, err} }) }); err != nil {
+	if err := o.postHere(func() { work(func(a *Answer, err error) { c <- answered{a, err} }) }); err != nil {
 		return nil, err
 	}
 	select {

@@ -49,7 +49,7 @@ type Config struct {
 	// Patience bounds how long one call tries again, over all nodes, if its context has no earlier end. 0: 30 s.
 	Patience time.Duration
 	// Hedge is how long one node is waited for before another is asked as well; a commit waits twice as long. A node that
-	// refuses connections is left at once. 0: 700 ms.
+	// refuses connections is left at once. Where answers take long anyway it is longer, up to 1.8 s. 0: 700 ms.
 	Hedge time.Duration
 	// RequireEndorsements refuses recorded steps that fewer Layer 2 nodes than this, the originator counted, have provably
 	// endorsed: *EndorsementError, after asking again for a while. 0 and 1: the originator is enough.
@@ -69,6 +69,7 @@ type Client struct {
 	layer2     atomic.Pointer[map[wire.PublicKey]bool] // the nodes to believe; nil: any
 	patience   time.Duration
 	hedge      time.Duration
+	pace       pace
 	require    int // endorsements of a step
 	checkpoint Checkpointing
 	clock      func() time.Time

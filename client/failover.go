@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"sync"
 	"time"
 
 	"tandem/internal/httpsig"
@@ -13,8 +14,36 @@ import (
 	"tandem/internal/wire"
 )
 
-// defaultHedge is how long one node is waited for before another is asked too.
+// defaultHedge is how long one node is waited for before another is asked too, if answers do not take long anyway.
 const defaultHedge = 700 * time.Millisecond
+
+// longestHedge bounds what slow answers can make of it.
+const longestHedge = 1800 * time.Millisecond
+
+// pace is how long answers take, as TCP measures round trips (RFC 6298): the smoothed time and its mean deviation. Where all nodes
+// are slow because there is too much to do, asking another one as well is even more to do.
+type pace struct {
+	mu                sync.Mutex
+	smooth, deviation time.Duration
+}
+
+func (p *pace) took(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.smooth == 0 {
+		p.smooth, p.deviation = d, d/2
+		return
+	}
+	p.deviation += ((d - p.smooth).Abs() - p.deviation) / 4
+	p.smooth += (d - p.smooth) / 8
+}
+
+// hedge returns how long to wait for an answer before asking another node: least, or more where answers take longer.
+func (p *pace) hedge(least time.Duration) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return max(least, min(p.smooth+4*p.deviation, longestHedge))
+}
 
 // exchange sends a call until a node gives an answer that decides something: first to the node that answered last, to the
 // next one as soon as that fails, and to the next one as well when it has said nothing for a while. The first answer
@@ -25,7 +54,7 @@ const defaultHedge = 700 * time.Millisecond
 func (c *Client) exchange(ctx context.Context, what call) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
-	r := &round{c: c, what: what, results: make(chan result, maxNodes), hedge: c.hedge}
+	r := &round{c: c, what: what, results: make(chan result, maxNodes), hedge: c.pace.hedge(c.hedge)}
 	if what.waits() {
 		r.hedge *= 2 // a block takes its time
 	}
@@ -56,6 +85,7 @@ type round struct {
 type asked struct {
 	url     string
 	flying  bool
+	since   time.Time // flying
 	tried   bool
 	ready   time.Time // not to be asked before
 	backoff time.Duration
@@ -120,7 +150,7 @@ func (r *round) next() (*asked, time.Duration) {
 
 // launch asks a node.
 func (r *round) launch(ctx context.Context, n *asked) {
-	n.flying, n.tried = true, true
+	n.flying, n.tried, n.since = true, true, time.Now()
 	r.flying++
 	r.attempts++
 	go func() {
@@ -146,6 +176,9 @@ func (r *round) judge(ctx context.Context, res result) (*reply, error) {
 		p := res.reply.problem()
 		switch {
 		case p == nil && !res.reply.outage():
+			if !r.what.waits() {
+				r.c.pace.took(time.Since(n.since))
+			}
 			return res.reply, nil
 		case p == nil:
 			r.last = &UnreachableError{Attempts: r.attempts, Err: fmt.Errorf("%s answered %d", n.url, res.reply.status)}
@@ -157,7 +190,9 @@ func (r *round) judge(ctx context.Context, res result) (*reply, error) {
 		default:
 			return res.reply, nil
 		}
-		pause = res.reply.pause()
+		if pause = res.reply.pause(); pause > 0 {
+			pause += rand.N(pause) // or all who were shed together come back together
+		}
 	}
 	n.ready = time.Now().Add(max(pause, n.backoff/2+rand.N(n.backoff/2)))
 	n.backoff = min(2*n.backoff, lastBackoff)

@@ -116,6 +116,10 @@ type Layer2Config struct {
 	Need int `toml:"need"`
 	// Wait is how long a step waits for that many before it is answered with fewer. Default 50ms.
 	Wait Duration `toml:"wait"`
+	// MaxWorking is how many steps and openings are worked on at once; MaxWait how long others wait for their turn before they are
+	// shed with 503. Defaults 0, which is 12 for each processor, and 25ms.
+	MaxWorking int      `toml:"max_working"`
+	MaxWait    Duration `toml:"max_wait"`
 	// CheckpointSteps and CheckpointSeconds say when a custody session commits what it has and stays open: after so many steps that
 	// no block holds, or so many seconds after the oldest of them. Sessions that their clients sign are not meant. Default 0: never.
 	CheckpointSteps   int `toml:"checkpoint_steps"`
@@ -173,7 +177,7 @@ func Default(home string) Config {
 		Mempool:   MempoolConfig{Size: 10_000, Bytes: 256 << 20},
 		State:     StateConfig{Keep: 1000},
 		Exec:      ExecConfig{Watchdog: Duration(2 * time.Second)},
-		Layer2:    Layer2Config{Key: "layer2_key.json", Need: 2, Wait: Duration(50 * time.Millisecond)},
+		Layer2:    Layer2Config{Key: "layer2_key.json", Need: 2, Wait: Duration(50 * time.Millisecond), MaxWait: Duration(25 * time.Millisecond)},
 		Log:       LogConfig{Level: "info", Format: "text"},
 	}
 }
@@ -280,6 +284,7 @@ func (c Config) Check() error {
 		{"mempool.bytes", c.Mempool.Bytes, 1 << 20, 1 << 40},
 		{"mempool.per_actor", int64(c.Mempool.PerActor), 0, 1 << 20},
 		{"layer2.need", int64(c.Layer2.Need), 1, 64},
+		{"layer2.max_working", int64(c.Layer2.MaxWorking), 0, 1 << 16},
 		{"state.keep", int64(c.State.Keep), 10, 1 << 40},
 	} {
 		if bound.v < bound.low || bound.v > bound.high {
@@ -295,6 +300,7 @@ func (c Config) Check() error {
 		{"consensus.propose", c.Consensus.Propose, 0, time.Minute},
 		{"consensus.gossip_sleep", c.Consensus.GossipSleep, 0, time.Second},
 		{"consensus.heartbeat", c.Consensus.Heartbeat, time.Second, time.Minute},
+		{"layer2.max_wait", c.Layer2.MaxWait, time.Millisecond, 10 * time.Second},
 		{"layer2.wait", c.Layer2.Wait, time.Millisecond, 10 * time.Second},
 		{"exec.watchdog", c.Exec.Watchdog, 0, time.Minute},
 	} {

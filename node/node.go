@@ -296,6 +296,7 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 			Ledger: l, Runner: n.runner, Key: n.key, ChainID: n.doc.ChainID,
 			Custody: n.custody, DefaultActor: n.cfg.Layer2.DefaultActor,
 			Peers: peers, Need: n.cfg.Layer2.Need, Wait: time.Duration(n.cfg.Layer2.Wait),
+			MaxWorking: n.cfg.Layer2.MaxWorking, MaxWait: time.Duration(n.cfg.Layer2.MaxWait),
 			CheckpointSteps: uint64(max(0, n.cfg.Layer2.CheckpointSteps)), CheckpointEvery: time.Duration(n.cfg.Layer2.CheckpointSeconds) * time.Second,
 			Logger: n.logger.With("part", "layer2"),
 			Halt:   n.fail, Events: p.events,

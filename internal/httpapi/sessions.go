@@ -23,42 +23,67 @@ func (a *api) signed(w http.ResponseWriter, r *http.Request, tag string) (*https
 	if err != nil {
 		return nil, nil, err
 	}
+	p, err := a.signature(r, body, tag)
+	return p, body, err
+}
+
+// admitted is signed for a step or an opening, for which it takes a place as soon as the body is here, and before anything is
+// spent on it. The request is then to be made with the context, and done to be called at its end.
+func (a *api) admitted(w http.ResponseWriter, r *http.Request, tag string) (p *httpsig.Parsed, body []byte, working context.Context, done func(), err error) {
+	if a.o.Engine == nil {
+		return nil, nil, nil, nil, refusal.New(refusal.NoLayer2, "this node has no session engine")
+	}
+	if body, err = a.body(w, r); err != nil {
+		return nil, nil, nil, nil, err
+	}
+	if working, done, err = a.o.Engine.Admit(r.Context()); err != nil {
+		return nil, nil, nil, nil, err
+	}
+	if p, err = a.signature(r, body, tag); err != nil {
+		done()
+	}
+	return p, body, working, done, err
+}
+
+// signature verifies the signature of a request whose body has been read; nil if it has none.
+func (a *api) signature(r *http.Request, body []byte, tag string) (*httpsig.Parsed, error) {
 	p, err := httpsig.FromHTTP(r, body)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if p == nil {
-		return nil, body, a.checkCustody(r)
+		return nil, a.checkCustody(r)
 	}
 	if len(r.Header["Tandem-Actor"]) > 0 {
-		return nil, nil, refusal.New(refusal.BadRequest, "Tandem-Actor is for unsigned requests; the signature's key says who acts")
+		return nil, refusal.New(refusal.BadRequest, "Tandem-Actor is for unsigned requests; the signature's key says who acts")
 	}
 	if p.Tag != tag {
-		return nil, nil, refusal.New(refusal.WrongTag, "the signature's tag is %q, this request needs %q", shorten(p.Tag), tag).
+		return nil, refusal.New(refusal.WrongTag, "the signature's tag is %q, this request needs %q", shorten(p.Tag), tag).
 			With("expected", tag)
 	}
-	return p, body, nil
+	return p, nil
 }
 
 // open serves POST /tandem/v1/sessions.
 func (a *api) open(w http.ResponseWriter, r *http.Request) {
-	p, body, err := a.signed(w, r, httpsig.TagOpen)
+	p, body, ctx, done, err := a.admitted(w, r, httpsig.TagOpen)
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
+	defer done()
 	if len(r.Header["Tandem-Session"]) > 0 {
 		a.fail(w, r, refusal.New(refusal.BadRequest, "a session is not opened inside another; leave Tandem-Session out"))
 		return
 	}
 	var answer *layer2.OpenAnswer
 	if p != nil {
-		answer, err = a.o.Engine.OpenSession(r.Context(), &p.Request)
+		answer, err = a.o.Engine.OpenSession(ctx, &p.Request)
 	} else if err = strictObject(body, &struct {
 		ExpiresAt  int64  `json:"expires_at"`
 		Supersedes string `json:"supersedes"`
 	}{}); err == nil {
-		answer, err = a.o.Engine.OpenCustody(r.Context(), r.Header.Get("Tandem-Actor"), body)
+		answer, err = a.o.Engine.OpenCustody(ctx, r.Header.Get("Tandem-Actor"), body)
 	}
 	if err != nil {
 		a.fail(w, r, err)

@@ -71,17 +71,18 @@ func (a *api) awaitHeight(r *http.Request) error {
 
 // step runs a request inside a session.
 func (a *api) step(w http.ResponseWriter, r *http.Request) {
-	p, body, err := a.signed(w, r, httpsig.TagStep)
+	p, body, ctx, done, err := a.admitted(w, r, httpsig.TagStep)
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
+	defer done()
 	start := a.o.Clock()
 	var answer *layer2.Answer
 	if p != nil {
-		answer, err = a.o.Engine.Step(r.Context(), p)
+		answer, err = a.o.Engine.Step(ctx, p)
 	} else {
-		answer, err = a.custodyStep(r, body)
+		answer, err = a.custodyStep(ctx, r, body)
 	}
 	if err != nil {
 		a.fail(w, r, err)
@@ -93,7 +94,7 @@ func (a *api) step(w http.ResponseWriter, r *http.Request) {
 
 // custodyStep runs a step that this node signs. Neither sequence nor transcript is needed; if they are there they must
 // be right.
-func (a *api) custodyStep(r *http.Request, body []byte) (*layer2.Answer, error) {
+func (a *api) custodyStep(ctx context.Context, r *http.Request, body []byte) (*layer2.Answer, error) {
 	id, err := sessionID(r.Header.Get("Tandem-Session"))
 	if err != nil {
 		return nil, err
@@ -108,7 +109,7 @@ func (a *api) custodyStep(r *http.Request, body []byte) (*layer2.Answer, error) 
 		sequence = &s
 	}
 	if head := r.Header.Get("Tandem-Transcript"); head != "" {
-		s, err := a.o.Engine.Session(r.Context(), id)
+		s, err := a.o.Engine.Session(ctx, id)
 		if err != nil {
 			return nil, err
 		}
@@ -118,7 +119,7 @@ func (a *api) custodyStep(r *http.Request, body []byte) (*layer2.Answer, error) 
 		}
 	}
 	t := targetOf(r)
-	return a.o.Engine.StepCustody(r.Context(), id, r.Header.Get("Tandem-Actor"), r.Method, t.path, t.query, contentType(r, body), body, sequence)
+	return a.o.Engine.StepCustody(ctx, id, r.Header.Get("Tandem-Actor"), r.Method, t.path, t.query, contentType(r, body), body, sequence)
 }
 
 // oneStep runs a request as a session of its own and answers when Layer 1 has committed it.

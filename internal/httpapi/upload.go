@@ -32,6 +32,12 @@ func (a *api) upload(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
+	ctx, done, err := a.o.Engine.Admit(r.Context())
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	defer done()
 	t, err := wire.DecodeTranscript(body)
 	if err != nil {
 		a.fail(w, r, err)
@@ -41,7 +47,7 @@ func (a *api) upload(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, refusal.New(refusal.WrongSession, "the path and the transcript name different sessions").With("session", id))
 		return
 	}
-	s, err := a.o.Engine.Upload(r.Context(), t)
+	s, err := a.o.Engine.Upload(ctx, t)
 	if err != nil {
 		a.fail(w, r, err)
 		return

@@ -89,6 +89,10 @@ type Options struct {
 	MaxOpen int
 	// MaxInFlight bounds the steps, commits and openings worked on at once; more are refused with overloaded. Default 1,024.
 	MaxInFlight int
+	// MaxWorking bounds the steps and openings that Admit lets in at once; default 12 for each processor. MaxWait is how long more wait
+	// for a place before they are refused with overloaded; default 25 ms.
+	MaxWorking int
+	MaxWait    time.Duration
 	// MaxQueue bounds the requests that wait for one session; more are refused with session-busy. Default 64.
 	MaxQueue int
 	// CheckpointSteps and CheckpointEvery say when a custody session commits what it has and stays open: after so many steps, or when

@@ -186,6 +186,7 @@ type pending struct {
 // wait has the owner told when the wait is over.
 func (p *pending) wait(o *owner) {
 	sequence := p.step.tx.Sequence
+	o.e.places.unvouched.Add(1)
 	p.timer = time.AfterFunc(max(0, o.e.o.Wait-time.Since(p.sent)), func() {
 		_ = o.post(false, func() { o.waitOver(sequence) })
 	})
@@ -231,6 +232,7 @@ func (o *owner) unpend() *pending {
 	o.pending = nil
 	o.waits.Store(false)
 	if p != nil && p.timer != nil {
+		o.e.places.unvouched.Add(-1)
 		p.timer.Stop()
 	}
 	return p
@@ -464,6 +466,7 @@ func (e *Engine) findAnywhere(ctx context.Context, id wire.SessionID) (*owner, e
 			}
 		}
 	}
+	giveBack(ctx)()
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {

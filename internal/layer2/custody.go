@@ -122,7 +122,7 @@ func (e *Engine) StepCustody(ctx context.Context, id wire.SessionID, actor, meth
 	if err != nil {
 		return nil, err
 	}
-	return e.signed(askStep(o, func(reply stepReply) {
+	return e.signed(askStep(ctx, o, func(reply stepReply) {
 		o.stepCustody(c, wire.Request{Method: method, Path: path, Query: query, ContentType: contentType, Body: body}, sequence, reply)
 	}))
 }

@@ -55,6 +55,7 @@ type Engine struct {
 	stopping chan struct{} // closed when the engine begins to stop
 	closing  atomic.Bool
 	inFlight atomic.Int64
+	places   places
 	owners   latch         // owner and submission goroutines
 	ticking  chan struct{} // closed when the ticker goroutine has ended
 	halting  sync.Once
@@ -95,6 +96,7 @@ func Open(dir string, o Options) (*Engine, error) {
 		advanced: make(chan struct{}),
 	}
 	e.owners.init()
+	e.places.open(o)
 	e.cluster = newCluster(e)
 	for actor, key := range o.Custody {
 		e.custody[wire.PublicKeyOf(key)] = custodian{actor, key}
@@ -137,6 +139,8 @@ func (o Options) withDefaults() Options {
 	def(&o.SessionLife, 15*time.Minute)
 	def(&o.MaxOpen, 20_000)
 	def(&o.MaxInFlight, 1024)
+	def(&o.MaxWorking, defaultWorking())
+	def(&o.MaxWait, 25*time.Millisecond)
 	def(&o.MaxQueue, 64)
 	def(&o.RetainEnded, 100_000)
 	def(&o.ResubmitBlocks, 3)

@@ -33,7 +33,7 @@ func (e *Engine) Step(ctx context.Context, p *httpsig.Parsed) (*Answer, error) {
 	if err := o.signed(p); err != nil {
 		return nil, err
 	}
-	return e.signed(askStep(o, func(reply stepReply) { o.step(&p.Request, p.Place, reply, true) }))
+	return e.signed(askStep(ctx, o, func(reply stepReply) { o.step(&p.Request, p.Place, reply, true) }))
 }
 
 // signed checks that the session's key signed a request that came from its client. It needs nothing that changes, so it
@@ -66,8 +66,9 @@ func (o *owner) fromClient(req *wire.Request) error {
 // stepReply takes the answer to a step, exactly once, on the owner's goroutine.
 type stepReply func(*Answer, error)
 
-// askStep runs work on the owner's goroutine and waits for the answer, which may come later than work returns.
-func askStep(o *owner, work func(reply stepReply)) (*Answer, error) {
+// askStep runs work on the owner's goroutine and waits for the answer, which may come later than work returns. While it does,
+// the request holds no place.
+func askStep(ctx context.Context, o *owner, work func(reply stepReply)) (*Answer, error) {
 	type answered struct {
 		a   *Answer
 		err error
@@ -76,6 +77,7 @@ func askStep(o *owner, work func(reply stepReply)) (*Answer, error) {
 	if err := o.postHere(func() { work(func(a *Answer, err error) { c <- answered{a, err} }) }); err != nil {
 		return nil, err
 	}
+	giveBack(ctx)()
 	select {
 	case r := <-c:
 		return r.a, r.err

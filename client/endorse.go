@@ -114,9 +114,12 @@ func (s *Session) Endorsements() [][]Endorser {
 func (s *Session) endorsed(ctx context.Context) (*Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.c.patience)
 	defer cancel()
+	var few *EndorsementError
 	for backoff := firstBackoff; ; backoff = min(2*backoff, lastBackoff) {
 		a, err := s.step(ctx)
-		var few *EndorsementError
+		if err != nil && few != nil && ctx.Err() != nil {
+			return nil, few // tells more than that there was no time to ask once more
+		}
 		if !errors.As(err, &few) {
 			return a, err
 		}

@@ -454,30 +454,25 @@ func TestCommitWaits(t *testing.T) {
 
 // TestCommitSaysHowLong: the node is told to answer before the client has gone.
 func TestCommitSaysHowLong(t *testing.T) {
-	n := startNode(t, newSessions(), 1)
-	s := mustOpen(t, newClient(t, n))
-	mustCall(t, s, "/x")
-	// A request may be under way at the node when the client has given it up, hence the atomics.
-	var prefer atomic.Value
-	var enough atomic.Pointer[context.CancelFunc] // called when the node has seen the request, if set
-	n.refuse = func(_ int, r *http.Request) *refusal.Refusal {
-		prefer.Store(r.Header.Get("Prefer"))
-		return nil
-	}
-	n.tamper = func(_ string, _ uint64, a *answer) {
-		a.status, a.body = 202, []byte(`{"status":"committing"}`)
-		if cancel := enough.Load(); cancel != nil {
-			(*cancel)()
-		}
-	}
 	for _, c := range []struct {
 		left time.Duration
 		want string
 	}{{400 * time.Millisecond, "wait=0"}, {10 * time.Second, "wait=9"}, {time.Hour, ""}} {
+		n := startNode(t, newSessions(), 1) // its own: a request may be under way at a node when its client has given it up
+		s := mustOpen(t, newClient(t, n))
+		mustCall(t, s, "/x")
 		s.c.patience = time.Hour
 		ctx, cancel := context.WithTimeout(t.Context(), c.left)
-		if c.left > time.Second {
-			enough.Store(&cancel)
+		var prefer atomic.Value
+		n.refuse = func(_ int, r *http.Request) *refusal.Refusal {
+			prefer.Store(r.Header.Get("Prefer"))
+			return nil
+		}
+		n.tamper = func(_ string, _ uint64, a *answer) {
+			a.status, a.body = 202, []byte(`{"status":"committing"}`)
+			if c.left > time.Second {
+				cancel() // the node has seen the request
+			}
 		}
 		if o, err := s.Commit(ctx); err == nil || c.left < time.Second && o.Status != "committing" {
 			t.Errorf("%v left: %+v %v", c.left, o, err)

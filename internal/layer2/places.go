@@ -19,25 +19,25 @@ import (
 // elsewhere. But nobody is let in while very many steps wait for endorsements: then it is the other nodes that are behind.
 //
 // Requests queue in a second place, which this program does not see unless it looks: with many connections it is the
-// scheduler's queue of goroutines that can run that grows, and each of the dozen hops of a step waits there. So nobody is let in
-// either while it is long.
+// scheduler's queue of goroutines that can run that grows, and each of the dozen hops of a step, from goroutine to goroutine, waits
+// there. So nobody is let in either while a hop takes long.
 type places struct {
 	free      chan struct{}
 	wait      time.Duration
-	unvouched atomic.Int64 // steps on disk that wait for endorsements
-	runnable  func() int   // goroutines that wait for a processor
+	unvouched atomic.Int64         // steps on disk that wait for endorsements
+	hop       func() time.Duration // how long goroutines wait for a processor
 
 	mu     sync.Mutex // guards what follows
 	second time.Time  // the one that is counted
 	shed   [2]int     // requests shed in the second before and in this one
 }
 
-// For each processor: the default of MaxWorking, and how many goroutines may wait for one before nobody is let in. A goroutine runs
-// for some 0.1 ms at a time here, so that this many delay a hop by about 3 ms.
-const (
-	workingPerProcessor  = 12
-	runnablePerProcessor = 16
-)
+// workingPerProcessor is the default of MaxWorking for each processor.
+const workingPerProcessor = 12
+
+// longestHop is the mean time for which goroutines may wait for a processor before nobody is let in: a step has dozens of
+// them, and takes some 20 ms then.
+const longestHop = 300 * time.Microsecond
 
 // unvouchedPerPlace is how many steps may wait for endorsements, for each place. With nodes 100 ms apart and 2 processors, that
 // is some 2,500 steps a second.
@@ -50,13 +50,13 @@ const (
 	longestRetryAfter = 5
 )
 
-// recheck is how often a request that waits for the scheduler's queue to shorten looks again.
-const recheck = 2 * time.Millisecond
+// recheck is how often a request that waits for hops to become shorter looks again.
+const recheck = hopWindow
 
 func defaultWorking() int { return workingPerProcessor * runtime.GOMAXPROCS(0) }
 
 func (p *places) open(o Options) {
-	p.free, p.wait, p.runnable = make(chan struct{}, o.MaxWorking), o.MaxWait, new(runQueue).length
+	p.free, p.wait, p.hop = make(chan struct{}, o.MaxWorking), o.MaxWait, new(hops).delay
 }
 
 // Admit takes a place for a request, waiting at most MaxWait for one, and returns the context to make the request with and the
@@ -76,7 +76,7 @@ func (p *places) take(ctx context.Context) error {
 	if n := p.unvouched.Load(); n >= int64(unvouchedPerPlace*cap(p.free)) {
 		return p.refuse("%d steps wait for the endorsements of other nodes", n)
 	}
-	busy := p.runnable() > runnablePerProcessor*runtime.GOMAXPROCS(0)
+	busy := p.hop() > longestHop
 	if !busy {
 		select {
 		case p.free <- struct{}{}:
@@ -94,7 +94,7 @@ func (p *places) take(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-timer.C:
 		}
-		if busy = p.runnable() > runnablePerProcessor*runtime.GOMAXPROCS(0); busy && !time.Now().Before(end) {
+		if busy = p.hop() > longestHop; busy && !time.Now().Before(end) {
 			return p.refuse("this node's processors had too much to do for %v", p.wait)
 		}
 	}
@@ -135,27 +135,51 @@ func giveBack(ctx context.Context) func() {
 	return func() {}
 }
 
-// runQueue reads the length of the scheduler's queue, at most once a millisecond: reading it takes the scheduler's lock.
-type runQueue struct {
-	read   atomic.Int64 // nanoseconds since the start
-	last   atomic.Int64
-	mu     sync.Mutex // held while reading
+// hops measures how long goroutines of this process wait for a processor before they run: the mean over the last few milliseconds,
+// from the runtime's own histogram. Safe for concurrent use.
+type hops struct {
+	read   atomic.Int64 // when, in nanoseconds since the start
+	mean   atomic.Int64 // nanoseconds
+	mu     sync.Mutex   // held while reading; guards what follows
 	sample [1]metrics.Sample
+	before []uint64 // the histogram's counts at the last reading
 }
 
 var processStart = time.Now()
 
-func (q *runQueue) length() int {
+// hopWindow is what a mean is taken over, at least.
+const hopWindow = 5 * time.Millisecond
+
+// delay returns the mean.
+func (h *hops) delay() time.Duration {
 	now := int64(time.Since(processStart))
-	if now-q.read.Load() < int64(time.Millisecond) || !q.mu.TryLock() {
-		return int(q.last.Load())
+	if now-h.read.Load() >= int64(hopWindow) && h.mu.TryLock() {
+		defer h.mu.Unlock()
+		h.sample[0].Name = "/sched/latencies:seconds"
+		metrics.Read(h.sample[:])
+		if v := h.sample[0].Value; v.Kind() == metrics.KindFloat64Histogram {
+			h.take(v.Float64Histogram())
+		}
+		h.read.Store(now)
 	}
-	defer q.mu.Unlock()
-	q.sample[0].Name = "/sched/goroutines/runnable:goroutines"
-	metrics.Read(q.sample[:])
-	if v := q.sample[0].Value; v.Kind() == metrics.KindUint64 {
-		q.last.Store(int64(v.Uint64()))
+	return time.Duration(h.mean.Load())
+}
+
+// take takes in what the histogram counts since the last reading.
+func (h *hops) take(counts *metrics.Float64Histogram) {
+	if len(h.before) != len(counts.Counts) {
+		h.before = make([]uint64, len(counts.Counts))
 	}
-	q.read.Store(now)
-	return int(q.last.Load())
+	var n uint64
+	var seconds float64
+	for i, c := range counts.Counts {
+		if d := c - h.before[i]; d > 0 {
+			n += d
+			seconds += float64(d) * max(0, counts.Buckets[i]) // the bucket's lower end
+		}
+		h.before[i] = c
+	}
+	if n > 0 {
+		h.mean.Store(int64(seconds / float64(n) * 1e9))
+	}
 }

@@ -3,6 +3,8 @@ package layer2
 import (
 	"context"
 	"errors"
+	"math"
+	"runtime/metrics"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,14 +12,14 @@ import (
 	"tandem/internal/refusal"
 )
 
-func newTestPlaces(working int, runnable func() int) *places {
+func newTestPlaces(working int, hop func() time.Duration) *places {
 	p := &places{}
 	p.open(Options{MaxWorking: working, MaxWait: 25 * time.Millisecond})
-	p.runnable = runnable
+	p.hop = hop
 	return p
 }
 
-func idle() int { return 0 }
+func idle() time.Duration { return 0 }
 
 // The waits below are those of synctest's clock, which stands still until everybody waits.
 
@@ -54,18 +56,18 @@ func TestPlacesQueueThenShed(t *testing.T) {
 	})
 }
 
-// Nobody is let in while more goroutines wait for a processor than can be run soon, although there are places.
+// Nobody is let in while goroutines wait long for a processor, although there are places.
 func TestPlacesWaitForProcessors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		many := 1 << 20
-		p := newTestPlaces(2, func() int { return many })
+		hop := 2 * longestHop
+		p := newTestPlaces(2, func() time.Duration { return hop })
 		if err := p.take(t.Context()); !refusal.Has(err, refusal.Overloaded) {
 			t.Fatalf("%v", err)
 		}
 		began := time.Now()
 		go func() {
 			<-time.After(5 * time.Millisecond)
-			many = 0
+			hop = 0
 		}()
 		if err := p.take(t.Context()); err != nil || time.Since(began) > 5*time.Millisecond+2*recheck {
 			t.Fatalf("%v after %v", err, time.Since(began))
@@ -111,7 +113,7 @@ func TestPlacesRetryLater(t *testing.T) {
 // A place is given back once, however often its request says so, and as soon as the request waits for others only.
 func TestAdmitGivesBack(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxWorking = 1; o.MaxWait = time.Millisecond })
-	w.engine.places.runnable = idle
+	w.engine.places.hop = idle
 	ctx, done, err := w.engine.Admit(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -130,4 +132,26 @@ func TestAdmitGivesBack(t *testing.T) {
 	}
 	second()
 	giveBack(t.Context())() // of a request that was not admitted: nothing
+}
+
+// The mean is over what happened since the last reading, not since the start.
+func TestHops(t *testing.T) {
+	h := &hops{}
+	counts := &metrics.Float64Histogram{Buckets: []float64{math.Inf(-1), 0, 0.001, 0.004}, Counts: []uint64{0, 1000, 0}}
+	h.take(counts)
+	if got := time.Duration(h.mean.Load()); got != 0 {
+		t.Errorf("%v", got)
+	}
+	counts.Counts[1], counts.Counts[2] = 1010, 10
+	h.take(counts)
+	if got := time.Duration(h.mean.Load()).Round(time.Microsecond); got != 500*time.Microsecond {
+		t.Errorf("%v: 10 at 0 and 10 at 1 ms", got)
+	}
+	h.take(counts)
+	if got := time.Duration(h.mean.Load()).Round(time.Microsecond); got != 500*time.Microsecond {
+		t.Errorf("%v: nothing has happened since", got)
+	}
+	if new(hops).delay() < 0 {
+		t.Error("the runtime's own histogram cannot be read")
+	}
 }

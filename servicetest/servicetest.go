@@ -93,6 +93,7 @@ func start(tb testing.TB, bubble *testing.T, svc tandem.Service, o Options) *Tes
 		if i == 0 {
 			options.Logger = slog.New(slog.NewTextHandler(tb.Output(), nil))
 		}
+		options.Go = func(handler func()) { go handler() } // a new one: it has the labels by which labelled finds what it leaves behind
 		t.worlds = append(t.worlds, &world{runner: exec.New(svc, options)})
 	}
 	t.genesis(svc, o.Seed)

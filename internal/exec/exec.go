@@ -62,6 +62,8 @@ type Options struct {
 	// Framework holds the routes under /tandem/, which run as steps like the service's own but on the framework's
 	// state. It may be nil.
 	Framework *tandem.Registry
+	// Go runs a handler on a goroutine of its own. Default: one that has run a handler before, if there is one.
+	Go func(handler func())
 	// Logger receives what does not belong into answers, such as the text of a panic. nil discards it.
 	Logger *slog.Logger
 }
@@ -82,7 +84,7 @@ type Runner struct {
 	limits             Limits
 	logger             *slog.Logger
 	abandoned          *atomic.Int64 // shared with the Runners that With made
-	crew               *crew         // likewise
+	start              func(func())  // Options.Go
 }
 
 // New returns a runner for the service. Its registry must not change any more.
@@ -91,6 +93,10 @@ func New(svc tandem.Service, o Options) *Runner {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
+	start := o.Go
+	if start == nil {
+		start = newCrew().do
+	}
 	return &Runner{
 		service:     svc.Registry,
 		framework:   o.Framework,
@@ -98,7 +104,7 @@ func New(svc tandem.Service, o Options) *Runner {
 		limits:      o.Limits.withDefaults(),
 		logger:      logger,
 		abandoned:   new(atomic.Int64),
-		crew:        newCrew(),
+		start:       start,
 	}
 }
 
@@ -231,7 +237,7 @@ func (r *Runner) run(ctx context.Context, o *state.Overlay, s Step, readOnly boo
 	// Not ctx: neither its values nor its end are agreed on. This one ends when the result is known not to count.
 	own, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	r.crew.do(func() { rn.serve(h, request(own, s, rn)) })
+	r.start(func() { rn.serve(h, request(own, s, rn)) })
 	if err := r.wait(ctx, rn); err != nil {
 		r.logger.Warn("handler abandoned", "pattern", pattern, "session", s.Session, "sequence", s.Sequence, "error", err)
 		return Result{}, err

@@ -109,7 +109,8 @@ var allowed = map[string][]string{
 	"tandem/node":                 {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer1", "layer2", "httpapi", "receipt", "events", "peer"},
 	"tandem/internal/testnet":     {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer1", "layer2", "peer", "httpapi", "receipt", "client", "node"},
 	"tandem/examples/supplychain": {"tandem"},
-	"tandem/cmd/tandem":           {"tandem", "refusal", "wire", "ledger", "receipt", "evidence", "client", "node", "testnet", "supplychain"},
+	"tandem/internal/bench":       {"tandem", "receipt", "client", "node", "testnet", "supplychain"},
+	"tandem/cmd/tandem":           {"tandem", "bench", "refusal", "wire", "ledger", "receipt", "evidence", "client", "node", "testnet", "supplychain"},
 	"tandem/internal/archtest":    {},
 }
 

@@ -53,7 +53,7 @@ of 0 is not checked. The machine's load changes all contenders alike, so the rat
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
 	}
 	flags := cmd.Flags()
-	flags.IntVarP(&f.o.Rounds, "rounds", "n", 30, "rounds: how often each does the workflow")
+	flags.IntVarP(&f.o.Rounds, "rounds", "n", 50, "rounds: how often each does the workflow")
 	flags.IntVar(&f.o.Warmup, "warmup", 3, "rounds before that, which are not counted")
 	flags.DurationVar(&f.o.Pause, "pause", 100*time.Millisecond, "pause between two turns, outside measured time, so that none pays for what another leaves behind")
 	flags.IntVar(&f.o.Network.Validators, "validators", 4, "validators, of Tandem's network and of the bare engine's")

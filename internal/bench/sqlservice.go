@@ -129,7 +129,7 @@ func (s *SQLService) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // attempts is how often a transaction is tried that the database gives up for the sake of another.
-const attempts = 10
+const attempts = 100
 
 // transaction runs f in a transaction and commits it if f says so. PostgreSQL ends a serializable transaction that met
 // another with code 40001; it is then run again.

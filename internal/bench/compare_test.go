@@ -183,7 +183,7 @@ func TestRunComparison(t *testing.T) {
 		}
 	}
 
-	f, err := os.Open(filepath.Join(out, samplesFile))
+	f, err := os.Open(filepath.Join(out, comparisonSamples))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,14 +193,14 @@ func TestRunComparison(t *testing.T) {
 		t.Errorf("%d of %d samples in the file: %v", len(samples), noted, err)
 	}
 	var summary Comparison
-	text, err := os.ReadFile(filepath.Join(out, summaryFile))
+	text, err := os.ReadFile(filepath.Join(out, comparisonSummary))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := json.Unmarshal(text, &summary); err != nil || len(summary.Contenders) != len(names) || len(summary.Ratios) != len(c.Ratios) {
-		t.Errorf("%s: %v", summaryFile, err)
+		t.Errorf("%s: %v", comparisonSummary, err)
 	}
-	page, err := os.ReadFile(filepath.Join(out, comparisonFile))
+	page, err := os.ReadFile(filepath.Join(out, comparisonPage))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,9 +21,9 @@ type ComparisonOptions struct {
 
 // The files of a comparison in its directory, beside one SVG for each figure.
 const (
-	samplesFile    = "samples.csv"
-	summaryFile    = "summary.json"
-	comparisonFile = "comparison.html"
+	comparisonSamples = "samples.csv"
+	comparisonSummary = "summary.json"
+	comparisonPage    = "comparison.html"
 )
 
 // RunComparison starts what is compared, measures, stops it and writes the files. If ctx ends while it measures, the
@@ -35,7 +35,7 @@ func RunComparison(ctx context.Context, o ComparisonOptions) (c Comparison, err 
 		if err := os.MkdirAll(o.Out, 0o755); err != nil {
 			return c, fmt.Errorf("bench: %w", err)
 		}
-		f, err := os.Create(filepath.Join(o.Out, samplesFile))
+		f, err := os.Create(filepath.Join(o.Out, comparisonSamples))
 		if err != nil {
 			return c, fmt.Errorf("bench: %w", err)
 		}
@@ -94,8 +94,8 @@ func (c Comparison) writeFiles(dir string) error {
 	write := func(name string, content []byte) {
 		err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), content, 0o644))
 	}
-	write(summaryFile, append(summary, '\n'))
-	write(comparisonFile, page.Bytes())
+	write(comparisonSummary, append(summary, '\n'))
+	write(comparisonPage, page.Bytes())
 	for _, f := range figures {
 		write(f.Name+".svg", f.SVG)
 	}

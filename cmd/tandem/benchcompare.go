@@ -43,7 +43,7 @@ PostgreSQL's server is started by the bench in a temporary directory, on a Unix 
 program runs as root, and removed at the end. A machine without it skips that part and says so (Debian: apt-get install postgresql).
 
 With --check the exit code is 1 if a ratio breaks its bound, or anything failed: a bound is broken when the whole interval lies on
-the wrong side of it, so that other work on the machine does not break it by chance; a millisecond more in each step does. A bound
+the wrong side of it, so that other work on the machine does not break it by chance; five milliseconds more in a step do. A bound
 of 0 is not checked. The machine's load changes all contenders alike, so the ratios mean more than the times.`,
 		Example: `  tandem bench compare
   tandem bench compare -n 100 --out compare-results

@@ -26,6 +26,7 @@ A node that is a process of its own is profiled with "tandem start --pprof".`,
 	cmd.PersistentFlags().StringVar(&p.memory, "memprofile", "", "write a profile of this program's memory, allocations since its start included, to this file at the end")
 	cmd.AddCommand(
 		newBenchPaperCommand(),
+		newBenchCompareCommand(),
 	)
 	for _, sub := range cmd.Commands() {
 		inner := sub.RunE

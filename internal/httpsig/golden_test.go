@@ -171,6 +171,7 @@ func BenchmarkFromHTTP(b *testing.B) {
 func BenchmarkSign(b *testing.B) {
 	p := goodStep()
 	priv := seedKey(1)
+	b.ReportAllocs()
 	for range b.N {
 		Sign(priv, p.Tag, &p.Request, p.Place)
 	}
@@ -186,6 +187,7 @@ func BenchmarkBase(b *testing.B) {
 
 func BenchmarkVerifyAnswer(b *testing.B) {
 	h, status, body := goodAnswer()
+	b.ReportAllocs()
 	for range b.N {
 		if _, err := VerifyAnswer(h, status, body); err != nil {
 			b.Fatal(err)

@@ -60,6 +60,7 @@ func (u under) GetDiskUsage(path string) (vfs.DiskUsage, error) {
 func BenchmarkStep(b *testing.B) {
 	w := benchWorld(b, nil)
 	u := w.user("alice")
+	b.ReportAllocs()
 	b.ResetTimer()
 	for i := range b.N {
 		if i%200 == 199 {
@@ -85,6 +86,7 @@ func BenchmarkStepParallel128(b *testing.B) {
 		users[i] = w.user("alice")
 	}
 	var next atomic.Int64
+	b.ReportAllocs()
 	b.ResetTimer()
 	var all sync.WaitGroup
 	for i := range n {

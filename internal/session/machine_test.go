@@ -481,3 +481,35 @@ func TestRandomMessages(t *testing.T) {
 		})
 	})
 }
+
+// BenchmarkMachineStep is what the pure machine does for one step of a session: the request, the handler's answer, the local
+// disk, and with three nodes the endorsements of the two others. A new session every 100 steps.
+func BenchmarkMachineStep(b *testing.B) {
+	for _, nodes := range []int{1, 3} {
+		b.Run(fmt.Sprintf("nodes=%d", nodes), func(b *testing.B) {
+			policy := Policy{Need: min(2, nodes)}
+			for i := range nodes {
+				policy.Nodes = append(policy.Nodes, node(fmt.Sprint(i)))
+			}
+			var m *Machine
+			b.ReportAllocs()
+			for i := range b.N {
+				if i%100 == 0 {
+					m = New(policy.Nodes[0], policy, digest("open"), 1_000_000)
+				}
+				sequence, head := m.Len()+1, wire.Digest{byte(i), byte(i >> 8), byte(i >> 16)}
+				if _, ok := m.Step(StepRequested{sequence, m.Head(), head})[0].(Execute); !ok {
+					b.Fatal("the step is not to be run")
+				}
+				m.Step(Executed{sequence, head, head, 1000})
+				var last []Action
+				for _, n := range policy.Nodes {
+					last = append(last, m.Step(Endorsed{sequence, n, head})...)
+				}
+				if k, n := m.Endorsements(sequence); k != nodes || n != nodes || len(last) == 0 {
+					b.Fatalf("endorsed by %d of %d, %v", k, n, last)
+				}
+			}
+		})
+	}
+}

@@ -334,6 +334,7 @@ func BenchmarkVerify(b *testing.B) {
 			}
 		})
 		b.Run(fmt.Sprintf("again/steps=%d", steps), func(b *testing.B) {
+			b.ReportAllocs()
 			for range b.N {
 				if _, err := VerifyAgain(c); err != nil {
 					b.Fatal(err)

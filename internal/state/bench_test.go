@@ -58,6 +58,7 @@ func BenchmarkCommit(outer *testing.B) {
 				}
 				rng := rand.New(rand.NewPCG(1, uint64(updates)))
 				var staged, committed time.Duration
+				b.ReportAllocs()
 				for b.Loop() {
 					b.StopTimer()
 					changes := randomChanges(rng, updates, size)
@@ -102,6 +103,7 @@ func BenchmarkRead(b *testing.B) {
 	}
 	for name, v := range map[string]*View{"latest": s.Latest(), "40-blocks-old": old} {
 		b.Run("Get/"+name, func(b *testing.B) {
+			b.ReportAllocs()
 			for b.Loop() {
 				if _, ok, err := v.Get(keyN(rng.IntN(size))); err != nil || !ok {
 					b.Fatal(ok, err)
@@ -165,6 +167,7 @@ func BenchmarkOverlay(b *testing.B) {
 		o.Set(keyN(i), []byte("value"))
 	}
 	n := 0
+	b.ReportAllocs()
 	for b.Loop() {
 		c := o.Child()
 		n++

@@ -125,6 +125,7 @@ func BenchmarkTranscriptNext(b *testing.B) {
 
 func BenchmarkCheckKey(b *testing.B) {
 	key := keyFromSeed(1)
+	b.ReportAllocs()
 	for range b.N {
 		if err := CheckKey(key); err != nil {
 			b.Fatal(err)
@@ -134,6 +135,7 @@ func BenchmarkCheckKey(b *testing.B) {
 
 func BenchmarkVerifySignature(b *testing.B) {
 	key := keyFromSeed(1)
+	b.ReportAllocs()
 	for range b.N {
 		_ = VerifySignature(key, []byte("message"), Signature{})
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"tandem/internal/bench"
 	"tandem/internal/testnet"
 )
 
@@ -94,7 +95,7 @@ func TestScripts(t *testing.T) {
 func TestLiveScripts(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	o := demoNetwork(4, 1)
+	o := bench.DemoNetwork(4, 1)
 	o.Custody, o.DefaultActor = true, "OPR-001"
 	network, err := testnet.Start(ctx, testnet.StartOptions{Options: o})
 	if err != nil {

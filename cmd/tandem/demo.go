@@ -2,20 +2,17 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"tandem/client"
 	"tandem/examples/supplychain"
+	"tandem/internal/bench"
 	"tandem/internal/testnet"
 )
 
@@ -73,7 +70,7 @@ it. Each call makes a new package: a supplier's reference can be registered once
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if reference == "" {
-				reference = newReference()
+				reference = bench.NewReference()
 			}
 			body, err := supplychain.DemoPackage(reference)
 			if err != nil {
@@ -86,9 +83,6 @@ it. Each call makes a new package: a supplier's reference can be registered once
 	cmd.Flags().StringVar(&reference, "reference", "", "the supplier's reference: 1 to 64 characters of A-Z a-z 0-9 . _ -")
 	return cmd
 }
-
-// newReference is a supplier reference that nobody has used.
-func newReference() string { return "DEMO-" + rand.Text() }
 
 func (f *demoFlags) run(cmd *cobra.Command) (err error) {
 	if f.runs < 1 || f.runs > 1_000_000 {
@@ -150,7 +144,7 @@ func (f *demoFlags) startNetwork(ctx context.Context, stderr io.Writer) (*testne
 	fmt.Fprintf(stderr, "starting a network of %s and %s in this process ...\n", count(f.validators, "validator"), count(f.layer2, "Layer 2 node"))
 	start, cancel := context.WithTimeout(ctx, devStart)
 	defer cancel()
-	return testnet.Start(start, testnet.StartOptions{Options: demoNetwork(f.validators, f.layer2)})
+	return testnet.Start(start, testnet.StartOptions{Options: bench.DemoNetwork(f.validators, f.layer2)})
 }
 
 // readGenesis reads the genesis file that answers and receipts are checked with.
@@ -164,116 +158,38 @@ func (f *demoFlags) readGenesis(ctx context.Context, urls []string) ([]byte, err
 // carry runs the workflows one after the other. The receipts are verified at the end, so that fetching them does not
 // disturb what is measured.
 func (f *demoFlags) carry(ctx context.Context, c *client.Client, genesis []byte, report *demoReport, stderr io.Writer) error {
-	visible := f.runs > 1 && isTerminal(stderr)
-	if f.runs > 1 && !visible {
-		fmt.Fprintf(stderr, "carrying %d packages through the workflow ...\n", f.runs)
-	}
-	bar := newBar(stderr, f.runs, "workflows", visible)
+	bar := demoProgress(stderr, f.runs, f.runs, "workflows")
+	defer func() { bar.Done() }()
 	var committed []*client.Session
 	for range f.runs {
-		session, err := carryOne(ctx, c, report)
+		report.begin()
+		session, err := bench.Carry(ctx, c, bench.NewReference(), report.measured)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err != nil {
-			report.fail(err)
-		} else {
+		report.end(err)
+		if err == nil {
 			committed = append(committed, session)
 		}
-		_ = bar.Add(1)
+		bar.Add(1)
 	}
-	bar = newBar(stderr, len(committed), "receipts", visible)
+	bar.Done()
+	bar = demoProgress(stderr, f.runs, len(committed), "receipts")
 	for _, session := range committed {
 		_, proof, err := session.Receipt(ctx, genesis)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		report.receipt(proof, err)
-		_ = bar.Add(1)
+		bar.Add(1)
 	}
 	return nil
 }
 
-func newBar(w io.Writer, n int, what string, visible bool) *progressbar.ProgressBar {
-	return progressbar.NewOptions(n, progressbar.OptionSetWriter(w), progressbar.OptionSetVisibility(visible),
-		progressbar.OptionSetDescription(what), progressbar.OptionShowCount(), progressbar.OptionThrottle(100*time.Millisecond),
-		progressbar.OptionClearOnFinish())
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
-
-// carryOne carries one new package through the workflow and measures each operation.
-func carryOne(ctx context.Context, c *client.Client, report *demoReport) (*client.Session, error) {
-	began := time.Now()
-	session, err := c.Open(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("open: %w", err)
+// demoProgress shows the progress of many workflows; of one it shows nothing, since each operation is printed.
+func demoProgress(w io.Writer, runs, n int, what string) *bench.Progress {
+	if runs == 1 {
+		w = io.Discard
 	}
-	report.measured("open", time.Since(began), "session "+session.ID())
-	body, err := supplychain.DemoPackage(newReference())
-	if err != nil {
-		return nil, err
-	}
-	var created struct {
-		PackageID string `json:"package_id"`
-	}
-	if err := call(ctx, session, report, "create", "/packages", body, &created); err != nil {
-		return nil, err
-	}
-	path := "/packages/" + created.PackageID
-	var scanned struct {
-		SupplierSignature string `json:"supplier_signature"`
-	}
-	if err := call(ctx, session, report, "scan", path+"/scan", nil, &scanned); err != nil {
-		return nil, err
-	}
-	if body, err = json.Marshal(map[string]string{"signature": scanned.SupplierSignature}); err != nil {
-		return nil, err
-	}
-	if err := call(ctx, session, report, "validate", path+"/validate", body, nil); err != nil {
-		return nil, err
-	}
-	if err := call(ctx, session, report, "quality-check", path+"/quality-check", []byte(`{"passed":true,"issues":[]}`), nil); err != nil {
-		return nil, err
-	}
-	label := []byte(`{"destination":"Pier 4, Rotterdam","priority":"express","courier_id":"COU-001"}`)
-	if err := call(ctx, session, report, "label", path+"/label", label, nil); err != nil {
-		return nil, err
-	}
-	before := time.Now()
-	outcome, err := session.Commit(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("commit: %w", err)
-	}
-	if !outcome.Committed() {
-		return nil, fmt.Errorf("commit: session %s is still %s", session.ID(), outcome.Status)
-	}
-	report.measured("commit", time.Since(before), fmt.Sprintf("height %d, transaction %s", outcome.Height, outcome.TransactionHash))
-	report.measured("workflow", time.Since(began), "")
-	return session, nil
-}
-
-// call makes one step, measures it and reads its answer into v.
-func call(ctx context.Context, session *client.Session, report *demoReport, name, target string, body []byte, v any) error {
-	began := time.Now()
-	a, err := session.Call(ctx, "POST", target, "application/json", body)
-	took := time.Since(began)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	if !a.Recorded {
-		return fmt.Errorf("%s: the service answered %d: %s", name, a.Status, a.Body)
-	}
-	report.endorsed(a)
-	report.measured(name, took, fmt.Sprintf("%d, endorsed by %d of %d on height %d", a.Status, a.Endorsed, a.Of, a.Height))
-	if v == nil {
-		return nil
-	}
-	if err := json.Unmarshal(a.Body, v); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return nil
+	return bench.NewProgress(w, n, what)
 }

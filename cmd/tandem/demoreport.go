@@ -3,50 +3,66 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"tandem/client"
+	"tandem/internal/bench"
 	"tandem/receipt"
-)
-
-// demoOperations are what a workflow consists of, in order; the steps are the requests that a handler answers.
-var (
-	demoSteps      = []string{"create", "scan", "validate", "quality-check", "label"}
-	demoOperations = slices.Concat([]string{"open"}, demoSteps, []string{"commit", "workflow"})
 )
 
 // demoReport collects what `tandem demo` measures. With live set it prints each operation as it happens.
 type demoReport struct {
-	url      string
-	about    client.Status
-	live     io.Writer
-	took     map[string][]time.Duration
-	verified int
-	fewest   int // endorsements of a step, of so many nodes
-	of       int
-	failures int
-	first    error // the first failure
+	url       string
+	about     client.Status
+	live      io.Writer
+	iteration int // the workflow under way, from 1
+	samples   []bench.Sample
+	verified  int
+	fewest    int // endorsements of a step, of so many nodes
+	of        int
+	failures  int
+	first     error // the first failure
 }
 
 func newDemoReport(url string, about client.Status) *demoReport {
-	return &demoReport{url: url, about: about, took: map[string][]time.Duration{}}
+	return &demoReport{url: url, about: about}
 }
 
-// measured notes one operation.
-func (r *demoReport) measured(name string, took time.Duration, what string) {
-	r.took[name] = append(r.took[name], took)
+// begin notes that a workflow begins.
+func (r *demoReport) begin() { r.iteration++ }
+
+// measured notes one operation of the workflow.
+func (r *demoReport) measured(a bench.Sample) {
+	a.Iteration = r.iteration
+	r.samples = append(r.samples, a)
+	if a.Err != "" {
+		return
+	}
+	if a.Of > 0 {
+		if r.of == 0 || a.Endorsements < r.fewest {
+			r.fewest = a.Endorsements
+		}
+		r.of = max(r.of, a.Of)
+	}
+	r.tell(a.Operation, a.Latency, a.Detail)
+}
+
+// end notes how the workflow ended.
+func (r *demoReport) end(err error) {
+	if err != nil {
+		r.fail(err)
+		return
+	}
+	if took, _ := bench.Workflows(r.samples[len(r.samples)-len(bench.Operations):]); len(took) == 1 {
+		r.tell("workflow", took[0], "")
+	}
+}
+
+// tell prints an operation as it happens.
+func (r *demoReport) tell(name string, took time.Duration, what string) {
 	if r.live != nil {
 		fmt.Fprintf(r.live, "%-14s %9s ms  %s\n", name, milliseconds(took), what)
 	}
-}
-
-// endorsed notes who has endorsed a step.
-func (r *demoReport) endorsed(a *client.Answer) {
-	if r.of == 0 || a.Endorsed < r.fewest {
-		r.fewest = a.Endorsed
-	}
-	r.of = max(r.of, a.Of)
 }
 
 // fail notes a workflow that failed, or whose receipt did.
@@ -75,82 +91,55 @@ func (r *demoReport) receipt(proof *receipt.Proof, err error) {
 
 // demoResult is what --json prints. Times are in milliseconds.
 type demoResult struct {
-	URL            string         `json:"url"`
-	ChainID        string         `json:"chain_id"`
-	Validators     int            `json:"validators"`
-	Layer2         int            `json:"layer2"`
-	Workflows      int            `json:"workflows"` // committed
-	Failures       int            `json:"failures"`
-	FirstFailure   string         `json:"first_failure,omitempty"`
-	Receipts       int            `json:"receipts_verified"`
-	Endorsed       int            `json:"endorsements_least"` // of a step: so many nodes at least, whose signatures were verified
-	EndorsedOf     int            `json:"endorsements_of"`    // of so many nodes
-	StepMedian     float64        `json:"step_median_ms"`     // over all steps of all workflows
-	CommitMedian   float64        `json:"commit_median_ms"`
-	WorkflowMedian float64        `json:"workflow_median_ms"` // from before open to after commit
-	Operations     []distribution `json:"operations"`
+	URL            string          `json:"url"`
+	ChainID        string          `json:"chain_id"`
+	Validators     int             `json:"validators"`
+	Layer2         int             `json:"layer2"`
+	Workflows      int             `json:"workflows"` // committed
+	Failures       int             `json:"failures"`
+	FirstFailure   string          `json:"first_failure,omitempty"`
+	Receipts       int             `json:"receipts_verified"`
+	Endorsed       int             `json:"endorsements_least"` // of a step: so many nodes at least, whose signatures were verified
+	EndorsedOf     int             `json:"endorsements_of"`    // of so many nodes
+	StepMedian     float64         `json:"step_median_ms"`     // over all steps of all workflows
+	CommitMedian   float64         `json:"commit_median_ms"`
+	WorkflowMedian float64         `json:"workflow_median_ms"` // from before open to after commit
+	Operations     []demoOperation `json:"operations"`
 }
 
-// distribution describes the latencies of one operation. Percentiles are by nearest rank.
-type distribution struct {
-	Name   string  `json:"name"`
-	Count  int     `json:"count"`
-	Min    float64 `json:"min_ms"`
-	Median float64 `json:"median_ms"`
-	Mean   float64 `json:"mean_ms"`
-	P90    float64 `json:"p90_ms"`
-	P95    float64 `json:"p95_ms"`
-	P99    float64 `json:"p99_ms"`
-	Max    float64 `json:"max_ms"`
+// demoOperation is the latencies of one operation.
+type demoOperation struct {
+	Name string `json:"name"`
+	bench.Distribution
 }
 
 // result sums up.
 func (r *demoReport) result() demoResult {
-	var steps []time.Duration
-	for _, name := range demoSteps {
-		steps = append(steps, r.took[name]...)
+	took := func(keep func(bench.Sample) bool) bench.Distribution {
+		return bench.Distribute(bench.Latencies(r.samples, keep))
 	}
+	workflows, _ := bench.Workflows(r.samples)
+	whole := bench.Distribute(workflows)
 	out := demoResult{
 		URL: r.url, ChainID: r.about.ChainID, Validators: len(r.about.Validators), Layer2: len(r.about.Layer2),
-		Workflows: len(r.took["workflow"]), Failures: r.failures, Receipts: r.verified,
+		Workflows: whole.Count, Failures: r.failures, Receipts: r.verified,
 		Endorsed: r.fewest, EndorsedOf: r.of,
-		StepMedian:     distribute("step", steps).Median,
-		CommitMedian:   distribute("commit", r.took["commit"]).Median,
-		WorkflowMedian: distribute("workflow", r.took["workflow"]).Median,
+		StepMedian:     took(func(a bench.Sample) bool { return bench.IsStep(a.Operation) }).Median,
+		WorkflowMedian: whole.Median,
 	}
 	if r.first != nil {
 		out.FirstFailure = r.first.Error()
 	}
-	for _, name := range demoOperations {
-		out.Operations = append(out.Operations, distribute(name, r.took[name]))
+	for _, o := range bench.Operations {
+		d := took(func(a bench.Sample) bool { return a.Operation == o.Name })
+		out.Operations = append(out.Operations, demoOperation{o.Name, d})
+		if o.Name == "commit" {
+			out.CommitMedian = d.Median
+		}
 	}
+	out.Operations = append(out.Operations, demoOperation{"workflow", whole})
 	return out
 }
-
-// distribute describes latencies; of none, all is 0.
-func distribute(name string, took []time.Duration) distribution {
-	d := distribution{Name: name, Count: len(took)}
-	if len(took) == 0 {
-		return d
-	}
-	sorted := slices.Sorted(slices.Values(took))
-	var sum time.Duration
-	for _, t := range sorted {
-		sum += t
-	}
-	rank := func(percent int) float64 { return millis(sorted[max((percent*len(sorted)+99)/100, 1)-1]) }
-	d.Min, d.Max, d.Mean = millis(sorted[0]), millis(sorted[len(sorted)-1]), millis(sum/time.Duration(len(sorted)))
-	d.P90, d.P95, d.P99 = rank(90), rank(95), rank(99)
-	middle := len(sorted) / 2
-	d.Median = millis(sorted[middle])
-	if len(sorted)%2 == 0 {
-		d.Median = millis((sorted[middle-1] + sorted[middle]) / 2)
-	}
-	return d
-}
-
-// millis is a duration in milliseconds, to the microsecond.
-func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // count writes a number of things.
 func count(n int, thing string) string {

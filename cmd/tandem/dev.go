@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"tandem/examples/supplychain"
+	"tandem/internal/bench"
 	"tandem/internal/testnet"
 )
 
@@ -54,7 +54,7 @@ resumed the next time.`,
 			if err := free(address); err != nil {
 				return err
 			}
-			o := demoNetwork(validators, layer2)
+			o := bench.DemoNetwork(validators, layer2)
 			o.Custody, o.DefaultActor, o.HTTP = true, "OPR-001", address
 			flags := cmd.Flags()
 			return dev(cmd.Context(), testnet.StartOptions{
@@ -91,18 +91,6 @@ func dev(ctx context.Context, o testnet.StartOptions, stdout, stderr io.Writer) 
 		return fmt.Errorf("node %d: %w", i, halt)
 	}
 	return nil
-}
-
-// demoNetwork describes a network of the supply-chain service with the demo's actors and seed.
-func demoNetwork(validators, layer2 int) testnet.Options {
-	o := testnet.Options{
-		Validators: validators, Layer2: layer2,
-		Service: supplychain.Service(), Seed: supplychain.DemoGenesis(),
-	}
-	for _, a := range supplychain.DemoActors() {
-		o.Actors = append(o.Actors, testnet.Actor{ID: a.ID, Organisation: a.Organisation, Roles: a.Roles, Key: a.Key})
-	}
-	return o
 }
 
 // free says in words when an address is taken, before anything is started.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/internal/bench"
 	"tandem/internal/refusal"
 	"tandem/internal/testnet"
 )
@@ -21,7 +22,7 @@ func liveNetwork(t *testing.T) *testnet.Network {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	network, err := testnet.Start(ctx, testnet.StartOptions{Options: demoNetwork(4, 1), Dir: t.TempDir()})
+	network, err := testnet.Start(ctx, testnet.StartOptions{Options: bench.DemoNetwork(4, 1), Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,6 +38,7 @@ Exit codes: 0 done; 1 refused or failed, standard error says why and what helps;
 	root.AddCommand(
 		newDevCommand(),
 		newDemoCommand(),
+		newBenchCommand(),
 		newTestnetCommand(),
 		newStartCommand(),
 		newConfigCommand(),

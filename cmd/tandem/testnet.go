@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"tandem/internal/bench"
 	"tandem/internal/testnet"
 )
 
@@ -44,7 +45,7 @@ seed: a network made by this command proves nothing about who acted.`,
 			if basePort < 0 || basePort+10*(validators+layer2) > 65535 {
 				return misused("--base-port %d does not leave room for %d nodes", basePort, validators+layer2)
 			}
-			o := demoNetwork(validators, layer2)
+			o := bench.DemoNetwork(validators, layer2)
 			o.BasePort, o.Host = basePort, host
 			if custody {
 				o.Custody, o.DefaultActor = true, "OPR-001"

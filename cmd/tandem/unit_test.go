@@ -18,35 +18,6 @@ import (
 	"tandem/node"
 )
 
-// Percentiles are by nearest rank, the median of an even number is between the middle two, and nothing is divided by
-// zero.
-func TestDistribute(t *testing.T) {
-	ms := func(values ...int) (all []time.Duration) {
-		for _, v := range values {
-			all = append(all, time.Duration(v)*time.Millisecond)
-		}
-		return all
-	}
-	hundred := make([]int, 100)
-	for i := range hundred {
-		hundred[i] = 100 - i
-	}
-	for _, c := range []struct {
-		took []time.Duration
-		want distribution
-	}{
-		{nil, distribution{Name: "x"}},
-		{ms(7), distribution{"x", 1, 7, 7, 7, 7, 7, 7, 7}},
-		{ms(4, 1), distribution{"x", 2, 1, 2.5, 2.5, 4, 4, 4, 4}},
-		{ms(3, 9, 1), distribution{"x", 3, 1, 3, 4.333, 9, 9, 9, 9}},
-		{ms(hundred...), distribution{"x", 100, 1, 50.5, 50.5, 90, 95, 99, 100}},
-	} {
-		if got := distribute("x", c.took); got != c.want {
-			t.Errorf("%v: %+v, want %+v", c.took, got, c.want)
-		}
-	}
-}
-
 func TestReadData(t *testing.T) {
 	stdin := strings.NewReader("from stdin")
 	for data, want := range map[string]string{"": "", "{}": "{}", "@-": "from stdin", "@testdata/live/own.txtar": "# Without --url"} {

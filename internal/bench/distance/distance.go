@@ -206,3 +206,6 @@ func (m *Map) Place(validators, layer2 int) Placement {
 	}
 	return p
 }
+
+// Nowhere is a map without any distance.
+func Nowhere() *Map { return &Map{client: "client", uniform: &link.Conditions{}} }

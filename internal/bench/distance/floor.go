@@ -37,6 +37,21 @@ func (p Placement) Farthest() time.Duration {
 	return far
 }
 
+// Together is the same network with all its nodes in one place; the client stays as far away as it is.
+func (p Placement) Together() Placement {
+	t := p
+	t.conditions = make([][]link.Conditions, len(p.conditions))
+	for i, row := range p.conditions {
+		t.conditions[i] = make([]link.Conditions, len(row))
+		for j, c := range row {
+			if i == p.Client() || j == p.Client() {
+				t.conditions[i][j] = c
+			}
+		}
+	}
+	return t
+}
+
 // Home is the Layer 2 node nearest to the client: the one it works with. The placement has at least one.
 func (p Placement) Home() int {
 	best := p.Validators

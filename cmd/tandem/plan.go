@@ -30,7 +30,7 @@ nothing: it fits a model to measurements made before.
 
 The model, in short (the output has it with its constants, docs/benchmarks.md explains it):
   validators = 3 f + 1; endorsements = lost disks + 1; Layer 2 nodes = endorsements + nodes down
-  step   = a + b n + c (k-1) + round trips to and between Layer 2 nodes             b = 0 if each node has a machine of its own
+  step   = a + b n (n+k) + c (k-1) + round trips to and between Layer 2 nodes       on machines of their own: as on the smallest measured network
   commit = d + e (n+k) + g n (n+k) + ways of transaction, proposal, two votes       n validators, k Layer 2 nodes
   sessions per second = processors / processor time per session: every node runs every session, more nodes carry no more
 

@@ -13,7 +13,7 @@ const paperSteps = 5
 
 // Model is the constants, fitted to measurements. It is immutable.
 type Model struct {
-	step   []float64 // ms: always; for each validator on the same machine; for each further Layer 2 node
+	step   []float64 // ms: always; for each pair of a validator and a node on the same machine; for each further Layer 2 node
 	commit []float64 // ms: always; for each node; for each pair of a validator and a node
 	open   float64   // opening a session against a step
 	added  float64   // of a commit's distance: what the engine adds to the floor, as a fraction
@@ -21,17 +21,15 @@ type Model struct {
 	validatorCPU, layer2CPU float64 // ms of one session of paperSteps on one node of the role; 0: not measured
 	sharing                 float64 // of that, what is left when sessions share blocks; 1: not measured
 
-	cores                        int // of the measured machine
-	fewest, most, layer2         int // validators and Layer 2 nodes of the measured configurations
-	sharedLoads, distances       int // measurements of saturation and of distance
-	farthest                     float64
-	processes                    bool // each node was a process; otherwise all were one
-	stepPoints, measuredSessions int
+	cores                  int // of the measured machine
+	fewest, most, layer2   int // validators and Layer 2 nodes of the measured configurations
+	sharedLoads, distances int // measurements of saturation and of distance
+	farthest               float64
 }
 
 // stepRow and commitRow are what the constants are multiplied with.
 func stepRow(validators, layer2 int) []float64 {
-	return []float64{1, float64(validators), float64(layer2 - 1)}
+	return []float64{1, float64(validators * (validators + layer2)), float64(layer2 - 1)}
 }
 
 func commitRow(validators, layer2 int) []float64 {
@@ -46,7 +44,7 @@ func Fit(m Measured) (*Model, error) {
 	if len(points) == 0 {
 		return nil, errNoMeasurement
 	}
-	f := &Model{cores: max(m.Cores, 1), sharing: 1, fewest: points[0].Validators, stepPoints: len(points)}
+	f := &Model{cores: max(m.Cores, 1), sharing: 1, fewest: points[0].Validators}
 	var stepRows, commitRows [][]float64
 	var steps, commits, opens, validatorCPU, layer2CPU []float64
 	for _, p := range points {
@@ -168,14 +166,18 @@ func (f *Model) local(shared bool, validators, layer2, need int) (step, commit f
 	if shared {
 		return dot(f.step, stepRow(validators, layer2)), dot(f.commit, commitRow(validators, layer2))
 	}
-	// On a machine of its own a node is not disturbed by validators, and the others' endorsements come at the same time. What all
-	// nodes together did on the measured machine's processors, each does on one of its own.
-	step = f.step[0]
+	// On a machine of its own a node is not disturbed by validators. How much less that is than on the smallest measured network
+	// is not known, so it is counted as there. The others' endorsements come at the same time. What all nodes together did
+	// on the measured machine's processors, each does on one of its own.
+	step = f.alone()
 	if min(need, layer2) > 1 {
 		step += f.step[2]
 	}
 	return step, f.commit[0] + float64(f.cores)*(f.commit[1]+f.commit[2]*float64(validators))
 }
+
+// alone is a step on a Layer 2 node of its own: as on the smallest measured network, with one Layer 2 node.
+func (f *Model) alone() float64 { return dot(f.step, stepRow(f.fewest, 1)) }
 
 // throughput fills in how many sessions the processors can do.
 func (f *Model) throughput(w Workload, p *Prediction) {

@@ -7,7 +7,7 @@
 // The shape of the model comes from what happens, its constants from runs of `tandem bench`:
 //
 //   - A step is answered by one Layer 2 node, as soon as enough of the others have endorsed it. Validators have no part in it.
-//     Where all nodes share a machine, as in the measured runs, they disturb it by what they use of the processors.
+//     Where all nodes share a machine, as in the measured runs, they disturb it by what they use of the processors, which grows with the votes.
 //   - A commit waits for one block: a part that is the same for any network (execution and fsyncs in a row), one that each
 //     node adds (everybody executes and stores), and one that each pair of a voting and a receiving node adds (votes).
 //   - Distance adds what the paths of messages add, which package distance computes, and nothing else.

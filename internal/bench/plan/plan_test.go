@@ -20,7 +20,7 @@ func exact() Measured {
 	for _, n := range []int{4, 7, 10, 13, 16} {
 		for _, k := range []int{1, 2} {
 			p := Point{Validators: n, Layer2: k, ValidatorCPU: 10, Layer2CPU: 30}
-			p.Step = 0.5 + 0.01*float64(n) + 0.4*float64(k-1)
+			p.Step = 0.5 + 0.01*float64(n*(n+k)) + 0.4*float64(k-1)
 			p.Commit = 10 + 1.5*float64(n+k) + 0.1*float64(n*(n+k))
 			p.Open = p.Step
 			p.Workflow = p.Open + paperSteps*p.Step + p.Commit
@@ -165,7 +165,7 @@ func TestWhatDoesNotFit(t *testing.T) {
 		"commit":  {Workload{Faults: 1, MaxCommit: 1}, "a commit takes"},
 		"rate":    {Workload{Faults: 1, Rate: 10_000}, "more nodes do not help"},
 		"size":    {Workload{Faults: 1, Steps: 100, Body: 100_000}, "checkpoints"},
-		"traffic": {Workload{Faults: 1, Rate: 200, Body: 150_000, Cores: 64}, "a block's 4 MiB"},
+		"traffic": {Workload{Faults: 1, Rate: 400, Body: 150_000, Cores: 64}, "a block's 4 MiB"},
 	} {
 		p, err := Recommend(exact(), c.w)
 		if err != nil {

@@ -68,7 +68,7 @@ func (p *Plan) reason(w Workload) {
 	if w.Disks == 0 {
 		p.because("1 endorsement of a step: no lost Layer 2 disk is to be survived by the nodes alone. The client holds every signed request and answer and can hand the session to another node, as long as it still has them.")
 	} else {
-		p.because("%d endorsements of a step: %d Layer 2 disks may be lost, so that one more has to hold each answered step.", p.Need, w.Disks)
+		p.because("%d endorsements of a step: %d Layer 2 disks (d) may be lost, so that one more, d+1=%d, have to hold each answered step.", p.Need, w.Disks, p.Need)
 	}
 	if w.Down == 0 {
 		p.because("%d Layer 2 nodes: as many as endorse. While one of them is down, steps are answered with fewer endorsements (--layer2-down plans for that).", p.Layer2)
@@ -181,8 +181,8 @@ func (p *Plan) around(f *Model, w Workload) {
 func (f *Model) Formulas() []string {
 	out := []string{
 		"n validators, k Layer 2 nodes, e endorsements of a step, s steps in a session, c processors of the measured machine; times in ms, medians of a network at ease",
-		fmt.Sprintf("step, all nodes on one machine = %.3f + %.3f n + %.3f (k-1) + distance(step)", f.step[0], f.step[1], f.step[2]),
-		fmt.Sprintf("step, a machine for each node = %.3f + %.3f [e > 1] + distance(step)", f.step[0], f.step[2]),
+		fmt.Sprintf("step, all nodes on one machine = %.3f + %.4f n (n+k) + %.3f (k-1) + distance(step)", f.step[0], f.step[1], f.step[2]),
+		fmt.Sprintf("step, a machine for each node = %.3f (as with %d validators on one) + %.3f [e > 1] + distance(step)", f.alone(), f.fewest, f.step[2]),
 		"distance(step) = round trip client - Layer 2 node, and for e > 1 the round trip to the (e-1)th nearest other Layer 2 node",
 		fmt.Sprintf("commit, all nodes on one machine = %.3f + %.3f (n+k) + %.4f n (n+k) + distance(commit)", f.commit[0], f.commit[1], f.commit[2]),
 		fmt.Sprintf("commit, a machine for each node = %.3f + c (%.3f + %.4f n) + distance(commit), c = %d", f.commit[0], f.commit[1], f.commit[2], f.cores),

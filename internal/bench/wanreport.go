@@ -143,6 +143,9 @@ func (r *wanRun) report(figures []wanFigure) Report {
 	s := &r.summary
 	rep := Report{Title: "Tandem over emulated distances", Machine: s.Machine, Method: r.method()}
 	for _, c := range s.Scenarios[1:] {
+		if c.Workflows == 0 {
+			continue
+		}
 		rep.Lead = append(rep.Lead, fmt.Sprintf("%s: a step takes %.3f ms (%+.3f against all nodes in one place), a commit %.1f ms, %.2f times the local one; distance alone takes %.1f ms of that. "+
 			"With every step committed on Layer 1, the same workflow takes %.0f ms instead of %.0f.",
 			c.Name, c.StepMedian, c.StepOverLocal, c.CommitMedian, c.CommitRatio, c.CommitFloor, c.OneLayerWorkflowMedian, c.WorkflowMedian))

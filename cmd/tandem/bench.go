@@ -34,6 +34,7 @@ A node that is a process of its own is profiled with "tandem start --pprof".`,
 			return p.around(func() error { return inner(c, args) })
 		}
 	}
+	cmd.AddCommand(newBenchWANCommand())
 	return cmd
 }
 

@@ -39,6 +39,7 @@ Exit codes: 0 done; 1 refused or failed, standard error says why and what helps;
 		newDevCommand(),
 		newDemoCommand(),
 		newBenchCommand(),
+		newPlanCommand(),
 		newTestnetCommand(),
 		newStartCommand(),
 		newConfigCommand(),

@@ -266,6 +266,10 @@ func (o Options) ports(n int) ([]ports, error) {
 // stopped node and then finds itself connected to itself.
 const lowPort, highPort = 10_000, 32_000
 
+// FreeAddresses returns n addresses on 127.0.0.1 whose ports nobody uses now, for what is to be started beside a network. Another
+// program may be faster in taking one.
+func FreeAddresses(n int) ([]string, error) { return freeAddresses("127.0.0.1", n) }
+
 // freeAddresses returns n addresses whose ports are free now. All are held until all are found, so that they differ.
 func freeAddresses(host string, n int) ([]string, error) {
 	addresses := make([]string, 0, n)

@@ -111,7 +111,7 @@ func (p *places) take(ctx context.Context) error {
 }
 
 // busy reports whether processors are what requests wait for.
-func (p *places) busy() bool { return 2*len(p.free) >= cap(p.free) && p.hop() > longestHop }
+func (p *places) busy() bool { return 8*len(p.free) >= cap(p.free) && p.hop() > longestHop }
 
 // refuse sheds a request. The more are shed, the later they are to come back: refusing costs processors too.
 func (p *places) refuse(format string, args ...any) *refusal.Refusal {

@@ -20,7 +20,8 @@ import (
 //
 // Requests queue in a second place, which this program does not see unless it looks: with many connections it is the
 // scheduler's queue of goroutines that can run that grows, and each of the dozen hops of a step, from goroutine to goroutine, waits
-// there. So nobody is let in either while a hop takes long.
+// there. So nobody is let in either while a hop takes long, unless few requests are being worked on: then it is not this node's work
+// that the processors have too much of, and shedding it would help nobody.
 type places struct {
 	free      chan struct{}
 	wait      time.Duration
@@ -76,7 +77,7 @@ func (p *places) take(ctx context.Context) error {
 	if n := p.unvouched.Load(); n >= int64(unvouchedPerPlace*cap(p.free)) {
 		return p.refuse("%d steps wait for the endorsements of other nodes", n)
 	}
-	busy := p.hop() > longestHop
+	busy := p.busy()
 	if !busy {
 		select {
 		case p.free <- struct{}{}:
@@ -94,7 +95,7 @@ func (p *places) take(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-timer.C:
 		}
-		if busy = p.hop() > longestHop; busy && !time.Now().Before(end) {
+		if busy = p.busy(); busy && !time.Now().Before(end) {
 			return p.refuse("this node's processors had too much to do for %v", p.wait)
 		}
 	}
@@ -108,6 +109,9 @@ func (p *places) take(ctx context.Context) error {
 		return p.refuse("%d requests are being worked on, and none was finished within %v", cap(p.free), p.wait)
 	}
 }
+
+// busy reports whether processors are what requests wait for.
+func (p *places) busy() bool { return 8*len(p.free) >= cap(p.free) && p.hop() > longestHop }
 
 // refuse sheds a request. The more are shed, the later they are to come back: refusing costs processors too.
 func (p *places) refuse(format string, args ...any) *refusal.Refusal {

@@ -12,5 +12,6 @@ func newBenchCommand() *cobra.Command {
 		Long: `Measures networks that it starts itself, with the real client: requests are signed, answers are checked, a warm-up is not counted,
 and a request that fails is counted and shown. docs/benchmarks.md says how to read the results.`,
 	}
+	cmd.AddCommand(newBenchLoadCommand(), newBenchScaleCommand())
 	return cmd
 }

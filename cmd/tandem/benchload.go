@@ -83,7 +83,7 @@ also if sessions failed.`,
 	cmd.Flags().IntVar(&f.clients, "clients", 8, "clients of a closed loop; of a ramp, those it begins with")
 	cmd.Flags().Float64Var(&f.rate, "rate", 20, "sessions per second of an open loop; of a ramp, those it begins with")
 	cmd.Flags().StringVar(&l.Arrivals, "arrivals", bench.Poisson, "how sessions of an open loop arrive: poisson or constant")
-	cmd.Flags().DurationVar(&l.Warmup, "warmup", 3*time.Second, "time before each level's measured time, not counted")
+	cmd.Flags().DurationVar(&l.Warmup, "warmup", 3*time.Second, "time before each level's measured time, not counted; in a closed loop it lasts until each client has ended a session")
 	cmd.Flags().DurationVar(&l.Duration, "duration", 15*time.Second, "measured time of each level")
 	cmd.Flags().DurationVar(&l.Drain, "drain", 15*time.Second, "time after it for what is under way to end; what has not ended then has failed")
 	cmd.Flags().IntVar(&l.Each, "sessions", 0, "let each client of a closed loop make so many sessions and stop, instead of measuring for a time")

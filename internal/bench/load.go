@@ -396,6 +396,7 @@ func (t *tally) result(number int, load float64, before, after used) LoadResult 
 	for _, s := range t.seconds {
 		d := Distribute(s.took)
 		s.P50, s.P99, s.took = d.Median, d.P99, nil
+		s.Measured = t.within(t.begin.Add(time.Duration(s.Second) * time.Second))
 		r.Timeline = append(r.Timeline, s)
 	}
 	if r.Seconds > 0 {

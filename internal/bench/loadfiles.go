@@ -20,7 +20,7 @@ var LoadMethod = []string{
 		"those before, and latency counts from the moment at which a session was meant to begin, so that a stall shows in every session that had to wait for it " +
 		"(no coordinated omission).",
 	"Counts and latencies are of the sessions meant to begin within the measured window, however long they took; sent = committed + conflicted + shed + failed. " +
-		"Rates are of what was done within the window, whenever it was begun. The warm-up is in neither.",
+		"Rates are of what was done within the window, whenever it was begun. The warm-up is in neither; in a closed loop it lasts until each client has ended one session.",
 	"Shed: the node answered 503 with Retry-After. The session is given up at once and counted as shed, not as a failure; in a closed loop its client waits for " +
 		"as long as the node asks before it begins another. Conflicted: another session that worked on the same package came first.",
 	"One demo actor signs all sessions; the limit on one actor's waiting commits (mempool.per_actor) is lifted to that of all actors together (mempool.size).",

@@ -27,7 +27,8 @@ type LoadLevel struct {
 	Load float64
 	// Arrivals of an open loop: Poisson or Constant.
 	Arrivals string
-	// Warmup comes first and is not counted; Duration is. Then nothing new begins, and what is under way has Drain to end.
+	// Warmup comes first and is not counted (in a closed loop it lasts until each client has ended a session, at most Drain
+	// longer); Duration is. Then nothing new begins, and what is under way has Drain to end.
 	Warmup, Duration, Drain time.Duration
 	// Each, if above 0, has each client of a closed loop make so many sessions and stop, without warm-up: Duration and Drain
 	// mean nothing then.
@@ -59,40 +60,69 @@ var (
 
 // run drives the level to its end, or until ctx ends: then what is under way is cut short and counts as failed.
 func (l *loop) run(ctx context.Context) *tally {
-	begin := time.Now()
-	from := begin.Add(l.Warmup)
-	t := newTally(begin, from, from.Add(l.Duration))
+	t := newTally(time.Now())
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if l.Each > 0 {
-		t.from, t.to = begin, begin.AddDate(1, 0, 0)
+		t.window(t.begin, t.begin.AddDate(1, 0, 0))
 		l.edge(true)
-		l.closed(inner, t)
-		t.to = time.Now()
+		l.closed(inner, t, func() {})
+		t.cut(time.Now())
 		l.edge(false)
 		return t
 	}
-	var edges sync.WaitGroup
-	edges.Go(func() {
-		if waitUntil(inner, t.from) {
-			l.edge(true)
-			waitUntil(inner, t.to) // at an early end, too, the second reading belongs to the first
-			l.edge(false)
-		}
-	})
-	drain := time.AfterFunc(time.Until(t.to.Add(l.Drain)), func() { cancel(errDrained) })
-	defer drain.Stop()
+	var warm sync.WaitGroup // clients whose first session has not ended
+	if l.Mode == Open {
+		t.window(t.begin.Add(l.Warmup), t.begin.Add(l.Warmup+l.Duration))
+	} else {
+		warm.Add(int(l.Load))
+	}
+	var watch sync.WaitGroup
+	watch.Go(func() { l.watch(inner, t, &warm, cancel) })
 	if l.Mode == Open {
 		l.open(inner, t)
 	} else {
-		l.closed(inner, t)
+		l.closed(inner, t, warm.Done)
 	}
-	cancel(nil) // all sessions have ended; the edges may still wait if ctx has ended
-	edges.Wait()
-	if now := time.Now(); now.Before(t.to) {
-		t.to = now // interrupted: rates are over what was measured
-	}
+	cancel(nil) // all sessions have ended; the watch may still wait if ctx has ended
+	watch.Wait()
+	t.cut(time.Now())
 	return t
+}
+
+// watch calls edge at both ends of the measured window, and ends what is under way when the time to drain is over.
+//
+// The window of a closed loop begins when the warm-up is over and the first session of each client has ended: these begin all at
+// once, which is no state that lasts, and in a network with more to do than it can they would be the slow ones
+// that no measured session stands for. Clients that take longer than the warm-up and the time to drain are not waited for.
+func (l *loop) watch(ctx context.Context, t *tally, warm *sync.WaitGroup, cancel context.CancelCauseFunc) {
+	if !waitUntil(ctx, t.begin.Add(l.Warmup)) {
+		return
+	}
+	if l.Mode == Closed {
+		all := make(chan struct{})
+		go func() {
+			warm.Wait() // each client ends, and so does this
+			close(all)
+		}()
+		enough := time.NewTimer(l.Drain)
+		defer enough.Stop()
+		select {
+		case <-all:
+		case <-enough.C:
+		case <-ctx.Done():
+			return
+		}
+		now := time.Now()
+		t.window(now, now.Add(l.Duration))
+	}
+	l.edge(true)
+	_, to := t.measured()
+	waitUntil(ctx, to) // at an early end, too, the second reading belongs to the first
+	l.edge(false)
+	if waitUntil(ctx, to.Add(l.Drain)) {
+		cancel(errDrained)
+	}
 }
 
 // waitUntil waits for a moment and reports whether it came before the end of ctx.
@@ -107,23 +137,28 @@ func waitUntil(ctx context.Context, at time.Time) bool {
 	}
 }
 
-// closed lets the clients work, each in a goroutine of its own with randomness of its own.
-func (l *loop) closed(ctx context.Context, t *tally) {
+// longestPause bounds for how long a client obeys a node that wants to be left alone.
+const longestPause = 5 * time.Second
+
+// closed lets the clients work, each in a goroutine of its own with randomness of its own. Each calls first once, after its
+// first session.
+func (l *loop) closed(ctx context.Context, t *tally, first func()) {
 	var all sync.WaitGroup
 	for i := range int(l.Load) {
 		all.Go(func() {
 			r := stream(l.Seed, uint64(i)+1)
+			once := sync.OnceFunc(first)
+			defer once()
 			for n := 0; l.Each == 0 || n < l.Each; n++ {
 				now := time.Now()
-				if ctx.Err() != nil || !now.Before(t.to) {
+				if ctx.Err() != nil || t.over(now) {
 					return
 				}
+				pause := l.one(ctx, t, now, l.draw(r))
+				once()
 				// A client that is shed leaves the node alone for as long as it asks to be.
-				if pause := l.one(ctx, t, now, l.draw(r)); pause > 0 {
-					until := time.Now().Add(pause)
-					if until.After(t.to) || !waitUntil(ctx, until) {
-						return
-					}
+				if pause > 0 && !waitUntil(ctx, time.Now().Add(min(pause, longestPause))) {
+					return
 				}
 			}
 		})
@@ -141,9 +176,11 @@ func (l *loop) open(ctx context.Context, t *tally) {
 	room := make(chan struct{}, l.AtOnce)
 	var all sync.WaitGroup
 	defer all.Wait()
+	_, to := t.measured()
 	for {
 		at, place := t.begin.Add(arrivals.Next()), l.draw(keys)
-		if !at.Before(t.to) {
+		if !at.Before(to) {
+			waitUntil(ctx, to) // the window is as long as it was meant to be, whenever the last session ends
 			return
 		}
 		if !waitUntil(ctx, at) && time.Now().Before(at) {
@@ -171,12 +208,12 @@ func (l *loop) open(ctx context.Context, t *tally) {
 func (l *loop) one(outer context.Context, t *tally, intended time.Time, place int) time.Duration {
 	ctx, shed, done := watchShedding(outer)
 	defer done()
-	t.started(intended, time.Now())
+	measured := t.started(intended, time.Now())
 	last := intended
 	err := l.carry(ctx, place, func(a Sample) {
 		now := time.Now()
 		if a.Err == "" {
-			t.answered(intended, a.Operation, last, now)
+			t.answered(measured, a.Operation, last, now)
 		}
 		last = now
 	})
@@ -184,16 +221,16 @@ func (l *loop) one(outer context.Context, t *tally, intended time.Time, place in
 	requests, pause := shed.told()
 	switch {
 	case err == nil:
-		t.ended(intended, now, Committed, "", "", requests)
+		t.ended(measured, intended, now, Committed, "", "", requests)
 	case errors.Is(context.Cause(ctx), errShed):
-		t.ended(intended, now, Shed, "shed", errShed.Error(), requests)
+		t.ended(measured, intended, now, Shed, "shed", errShed.Error(), requests)
 	case errors.Is(context.Cause(outer), errDrained):
-		t.ended(intended, now, Failed, "not-drained", fmt.Sprintf("%v: %v", errDrained, err), requests)
+		t.ended(measured, intended, now, Failed, "not-drained", fmt.Sprintf("%v: %v", errDrained, err), requests)
 	case outer.Err() != nil:
-		t.ended(intended, now, Failed, "interrupted", fmt.Sprintf("%v: %v", errInterrupted, err), requests)
+		t.ended(measured, intended, now, Failed, "interrupted", fmt.Sprintf("%v: %v", errInterrupted, err), requests)
 	default:
 		e, kind := l.judge(err)
-		t.ended(intended, now, e, kind, err.Error(), requests)
+		t.ended(measured, intended, now, e, kind, err.Error(), requests)
 	}
 	return pause
 }

@@ -55,9 +55,10 @@ type Second struct {
 // start within the measured window, however long they took: those are the counts and the latencies. How much got done
 // within the window: those are the rates. In an overloaded open loop only the second is a throughput.
 type tally struct {
-	begin, from, to time.Time // the level's start, and the measured window [from, to)
+	begin time.Time // the level's start
 
 	mu       sync.Mutex // guards everything below
+	from, to time.Time  // the measured window [from, to); zero as long as it is not known
 	sent     int
 	endings  map[Ending]int
 	shed     int // requests
@@ -71,46 +72,82 @@ type tally struct {
 	most     int // sessions under way at once
 }
 
-func newTally(begin, from, to time.Time) *tally {
-	return &tally{begin: begin, from: from, to: to, endings: map[Ending]int{}, took: map[string]*Histogram{}, late: NewHistogram()}
+func newTally(begin time.Time) *tally {
+	return &tally{begin: begin, endings: map[Ending]int{}, took: map[string]*Histogram{}, late: NewHistogram()}
 }
 
-// within reports whether a moment lies in the measured window.
-func (t *tally) within(at time.Time) bool { return !at.Before(t.from) && at.Before(t.to) }
+// window says what is measured from now on.
+func (t *tally) window(from, to time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.from, t.to = from, to
+}
+
+// measured returns the window.
+func (t *tally) measured() (from, to time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.from, t.to
+}
+
+// over reports whether a moment lies behind the measured window.
+func (t *tally) over(at time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return !t.to.IsZero() && !at.Before(t.to)
+}
+
+// cut ends the window now, if it has not ended: the level is interrupted.
+func (t *tally) cut(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.from.IsZero() || now.Before(t.from) {
+		t.from = now
+	}
+	if t.to.IsZero() || now.Before(t.to) {
+		t.to = now
+	}
+}
+
+// within reports whether a moment lies in the measured window. The caller holds mu.
+func (t *tally) within(at time.Time) bool {
+	return !t.from.IsZero() && !at.Before(t.from) && at.Before(t.to)
+}
 
 // second returns the second of a moment. The caller holds mu.
 func (t *tally) second(at time.Time) *Second {
 	n := max(0, int(at.Sub(t.begin)/time.Second))
 	for len(t.seconds) <= n {
-		k := len(t.seconds)
-		t.seconds = append(t.seconds, Second{Second: k, Measured: t.within(t.begin.Add(time.Duration(k) * time.Second))})
+		t.seconds = append(t.seconds, Second{Second: len(t.seconds)})
 	}
 	return &t.seconds[n]
 }
 
-// started counts a session that is sent now and was meant to be sent at the intended moment.
-func (t *tally) started(intended, now time.Time) {
+// started counts a session that is sent now and was meant to be sent at the intended moment, and reports whether it is one of
+// those that are measured.
+func (t *tally) started(intended, now time.Time) (measured bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.second(now).Started++
 	t.underway++
 	t.most = max(t.most, t.underway)
-	if t.within(intended) {
+	if measured = t.within(intended); measured {
 		t.sent++
 		t.late.Record(now.Sub(intended))
 	}
+	return measured
 }
 
-// answered counts an operation that was answered. began is when it was meant to begin: the session's intended start for
-// the first one, the answer to the one before for the others.
-func (t *tally) answered(intended time.Time, operation string, began, ended time.Time) {
+// answered counts an operation of a session that is measured or not. began is when it was meant to begin: the session's intended
+// start for the first one, the answer to the one before for the others.
+func (t *tally) answered(measured bool, operation string, began, ended time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.second(ended).Steps++
 	if t.within(ended) {
 		t.steps++
 	}
-	if t.within(intended) {
+	if measured {
 		t.record(operation, ended.Sub(began))
 	}
 }
@@ -125,7 +162,7 @@ func (t *tally) record(operation string, took time.Duration) {
 }
 
 // ended counts a session's end.
-func (t *tally) ended(intended, now time.Time, e Ending, kind, text string, shedRequests int) {
+func (t *tally) ended(measured bool, intended, now time.Time, e Ending, kind, text string, shedRequests int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.underway--
@@ -144,7 +181,7 @@ func (t *tally) ended(intended, now time.Time, e Ending, kind, text string, shed
 	case Failed:
 		s.Failed++
 	}
-	if !t.within(intended) {
+	if !measured {
 		return
 	}
 	t.endings[e]++

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"image/color"
 	"math"
+	"slices"
 	"strconv"
 
 	"gonum.org/v1/plot"
@@ -23,12 +24,15 @@ import (
 // Series is a line of a LineChart.
 type Series struct {
 	Name string
-	// X and Y are the points; X nil: at the chart's Categories, in order. A Y that is NaN is left out.
+	// X and Y are the points; X nil: at the chart's Categories, in order. A Y that is NaN breaks the line, as does what a logarithmic
+	// axis has no place for.
 	X, Y []float64
 	// Reference marks figures of somebody else, drawn dashed with hollow marks.
 	Reference bool
 	// Color is the number of a colour, from 0. A reference takes the number of what it is a reference for.
 	Color int
+	// Width is the line's in points; 0: 2. Where lines lie upon each other, a wide one drawn first shows below a narrow one.
+	Width float64
 }
 
 // LineChart shows how something grows.
@@ -84,7 +88,7 @@ const (
 
 var palette = []color.Color{
 	color.RGBA{0x00, 0x72, 0xB2, 0xFF}, color.RGBA{0xD5, 0x5E, 0x00, 0xFF}, color.RGBA{0x00, 0x9E, 0x73, 0xFF}, color.RGBA{0xCC, 0x79, 0xA7, 0xFF},
-	color.RGBA{0xE6, 0x9F, 0x00, 0xFF}, color.RGBA{0x56, 0xB4, 0xE9, 0xFF}, color.RGBA{0x00, 0x00, 0x00, 0xFF}, color.RGBA{0x99, 0x99, 0x99, 0xFF},
+	color.RGBA{0xE6, 0x9F, 0x00, 0xFF}, color.RGBA{0x56, 0xB4, 0xE9, 0xFF}, color.RGBA{0x77, 0x77, 0x77, 0xFF}, color.RGBA{0x00, 0x00, 0x00, 0xFF},
 }
 
 func paint(i int) color.Color { return palette[((i%len(palette))+len(palette))%len(palette)] }
@@ -93,11 +97,17 @@ func sans(size vg.Length) font.Font {
 	return font.Font{Typeface: "Liberation", Variant: "Sans", Size: size}
 }
 
-// newPlot is an empty plot in the style of all charts.
-func newPlot(title, x, y string) *plot.Plot {
-	p := plot.New()
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
-	p.Title.TextStyle.Font, p.Title.Padding = sans(14), 10
+// panel is a plot with its title and the y axis's label, which stands above the axis, where it can be read without turning
+// one's head. (gonum's own place for it takes room from the plot if the axis is logarithmic.)
+type panel struct {
+	*plot.Plot
+	title, y string
+}
+
+// newPanel is an empty plot in the style of all charts.
+func newPanel(title, x, y string) panel {
+	p := panel{plot.New(), title, y}
+	p.X.Label.Text = x
 	for _, axis := range []*plot.Axis{&p.X, &p.Y} {
 		axis.Label.TextStyle.Font, axis.Tick.Label.Font = sans(11), sans(10)
 		axis.Label.Padding, axis.Padding = 5, 4
@@ -109,6 +119,17 @@ func newPlot(title, x, y string) *plot.Plot {
 	return p
 }
 
+// draw draws the plot with what stands above it.
+func (p panel) draw(c draw.Canvas) {
+	text := func(size, below vg.Length, words string) {
+		style := draw.TextStyle{Color: color.Black, Font: sans(size), YAlign: draw.YTop, Handler: plot.DefaultTextHandler}
+		c.FillText(style, vg.Point{X: c.Min.X, Y: c.Max.Y - below}, words)
+	}
+	text(14, 0, p.title)
+	text(11, 22, p.y)
+	p.Draw(draw.Crop(c, 0, 0, 0, -42))
+}
+
 // newLegend is an empty legend in the style of all charts.
 func newLegend() plot.Legend {
 	l := plot.NewLegend()
@@ -116,19 +137,25 @@ func newLegend() plot.Legend {
 	return l
 }
 
+// legendSlack is room for fonts that are wider than the one texts are measured with.
+const legendSlack = 1.2
+
 // compose draws plots side by side and the legend to the right of them all.
-func compose(legend plot.Legend, plots ...*plot.Plot) ([]byte, error) {
+func compose(legend plot.Legend, panels ...panel) ([]byte, error) {
 	canvas := vgsvg.New(chartWidth, chartHeight)
-	all := draw.Crop(draw.New(canvas), 8, -8, 8, -8)
+	whole := draw.New(canvas)
 	canvas.SetColor(color.White)
-	canvas.Fill(all.Rectangle.Path())
+	canvas.Fill(whole.Rectangle.Path())
+	all := draw.Crop(whole, 10, -10, 8, -8)
 	box := legend.Rectangle(all)
-	width := box.Max.X - box.Min.X + 10
-	legend.Draw(draw.Crop(all, all.Max.X-all.Min.X-width, 0, 0, -30))
-	rest := draw.Crop(all, 0, -width-14, 0, 0)
-	each := (rest.Max.X - rest.Min.X) / vg.Length(len(plots))
-	for i, p := range plots {
-		p.Draw(draw.Crop(rest, each*vg.Length(i), -each*vg.Length(len(plots)-1-i), 0, 0))
+	width := (box.Max.X - box.Min.X) * legendSlack
+	legend.Draw(draw.Crop(all, all.Max.X-all.Min.X-width, 0, 0, -42))
+	rest := draw.Crop(all, 0, -width-16, 0, 0)
+	const gap = 18
+	each := (rest.Max.X - rest.Min.X + gap) / vg.Length(len(panels))
+	for i, p := range panels {
+		left := each * vg.Length(i)
+		p.draw(draw.Crop(rest, left, left+each-gap-(rest.Max.X-rest.Min.X), 0, 0))
 	}
 	var out bytes.Buffer
 	if _, err := canvas.WriteTo(&out); err != nil {
@@ -140,54 +167,61 @@ func compose(legend plot.Legend, plots ...*plot.Plot) ([]byte, error) {
 
 // SVG draws the chart.
 func (c LineChart) SVG() ([]byte, error) {
-	p, legend := newPlot(c.Title, c.X, c.Y), newLegend()
+	p, legend := newPanel(c.Title, c.X, c.Y), newLegend()
 	y := newExtent(c.LogY)
 	x := newExtent(c.LogX)
 	for _, s := range c.Series {
-		points, err := s.points(c.LogX, c.LogY)
+		pieces, err := s.pieces(c.LogX, c.LogY)
 		if err != nil {
 			return nil, err
 		}
-		if len(points) == 0 {
-			continue
+		for i, points := range pieces {
+			for _, at := range points {
+				x.add(at.X)
+				y.add(at.Y)
+			}
+			line, marks, err := s.draw(points)
+			if err != nil {
+				return nil, err
+			}
+			p.Add(line, marks)
+			if i == 0 {
+				legend.Add(s.Name, line, marks)
+			}
 		}
-		for _, at := range points {
-			x.add(at.X)
-			y.add(at.Y)
-		}
-		line, marks, err := s.draw(points)
-		if err != nil {
-			return nil, err
-		}
-		p.Add(line, marks)
-		legend.Add(s.Name, line, marks)
 	}
 	y.set(&p.Y)
 	if c.Categories != nil {
-		nominal(p, c.Categories)
+		nominal(p.Plot, c.Categories)
 	} else {
 		x.set(&p.X)
 	}
 	return compose(legend, p)
 }
 
-// points are what is drawn of a series.
-func (s Series) points(logX, logY bool) (plotter.XYs, error) {
+// pieces are what is drawn of a series: rows of points without a gap.
+func (s Series) pieces(logX, logY bool) ([]plotter.XYs, error) {
 	if s.X != nil && len(s.X) != len(s.Y) {
 		return nil, fmt.Errorf("bench: chart: series %q has %d x and %d y", s.Name, len(s.X), len(s.Y))
 	}
-	var points plotter.XYs
+	var pieces []plotter.XYs
+	gap := true
 	for i, y := range s.Y {
 		x := float64(i)
 		if s.X != nil {
 			x = s.X[i]
 		}
 		if !drawable(y, logY) || !drawable(x, logX) {
+			gap = true
 			continue
 		}
-		points = append(points, plotter.XY{X: x, Y: y})
+		if gap {
+			pieces, gap = append(pieces, nil), false
+		}
+		last := &pieces[len(pieces)-1]
+		*last = append(*last, plotter.XY{X: x, Y: y})
 	}
-	return points, nil
+	return pieces, nil
 }
 
 // drawable reports whether a number has a place on an axis.
@@ -200,10 +234,14 @@ func (s Series) draw(points plotter.XYs) (*plotter.Line, *plotter.Scatter, error
 	if err != nil {
 		return nil, nil, fmt.Errorf("bench: chart: series %q: %w", s.Name, err)
 	}
-	line.Color, line.Width = paint(s.Color), 2
-	marks.Color, marks.Shape, marks.Radius = paint(s.Color), draw.CircleGlyph{}, 3.5
+	width := s.Width
+	if width <= 0 {
+		width = 2
+	}
+	line.Color, line.Width = paint(s.Color), vg.Length(width)
+	marks.Color, marks.Shape, marks.Radius = paint(s.Color), draw.CircleGlyph{}, vg.Length(2+0.75*width)
 	if s.Reference {
-		line.Width, line.Dashes, marks.Shape = 1.3, []vg.Length{5, 3}, draw.RingGlyph{}
+		line.Width, line.Dashes, marks.Shape, marks.Radius = 1.3, []vg.Length{5, 3}, draw.RingGlyph{}, 3.5
 	}
 	return line, marks, nil
 }
@@ -226,10 +264,10 @@ func (c StackChart) SVG() ([]byte, error) {
 }
 
 // stack draws bars; legend is nil if it is filled already.
-func (c StackChart) stack(title string, bars []Bar, legend *plot.Legend) (*plot.Plot, error) {
-	p := newPlot(title, "", c.Y)
+func (c StackChart) stack(title string, bars []Bar, legend *plot.Legend) (panel, error) {
+	p := newPanel(title, "", c.Y)
 	if len(bars) == 0 {
-		return nil, errors.New("bench: chart: no bars")
+		return p, errors.New("bench: chart: no bars")
 	}
 	y := newExtent(false)
 	names := make([]string, len(bars))
@@ -244,13 +282,13 @@ func (c StackChart) stack(title string, bars []Bar, legend *plot.Legend) (*plot.
 		values := make(plotter.Values, len(bars))
 		for i, b := range bars {
 			if len(b.Values) != len(c.Parts) {
-				return nil, fmt.Errorf("bench: chart: bar %q has %d values for %d parts", b.Name, len(b.Values), len(c.Parts))
+				return p, fmt.Errorf("bench: chart: bar %q has %d values for %d parts", b.Name, len(b.Values), len(c.Parts))
 			}
 			names[i], values[i] = b.Name, b.Values[part]
 		}
 		layer, err := plotter.NewBarChart(values, width)
 		if err != nil {
-			return nil, fmt.Errorf("bench: chart: %w", err)
+			return p, fmt.Errorf("bench: chart: %w", err)
 		}
 		layer.Color, layer.LineStyle.Width, layer.LineStyle.Color = paint(part), 0.5, color.White
 		if below != nil {
@@ -273,13 +311,13 @@ func (c StackChart) stack(title string, bars []Bar, legend *plot.Legend) (*plot.
 		y.add(sum)
 	}
 	y.set(&p.Y)
-	nominal(p, names)
+	nominal(p.Plot, names)
 	return p, nil
 }
 
 // SVG draws the chart.
 func (c BoxChart) SVG() ([]byte, error) {
-	p, legend := newPlot(c.Title, "", c.Y), newLegend()
+	p, legend := newPanel(c.Title, "", c.Y), newLegend()
 	y := newExtent(c.LogY)
 	slot := 0.8 / float64(max(len(c.Boxes), 1)) // of the distance of two groups
 	width := min(vg.Length(slot*0.8)*0.75*chartWidth/vg.Length(max(len(c.Groups), 1)), 34)
@@ -313,25 +351,24 @@ func (c BoxChart) SVG() ([]byte, error) {
 		}
 	}
 	for _, s := range c.References {
-		points, err := s.points(false, c.LogY)
+		pieces, err := s.pieces(false, c.LogY)
 		if err != nil {
 			return nil, err
 		}
-		if len(points) == 0 {
-			continue
-		}
-		for _, at := range points {
+		for i, at := range slices.Concat(pieces...) { // a dash over each group, since there is nothing between two groups
 			y.add(at.Y)
+			line, _, err := s.draw(plotter.XYs{{X: at.X - 0.45, Y: at.Y}, {X: at.X + 0.45, Y: at.Y}})
+			if err != nil {
+				return nil, err
+			}
+			p.Add(line)
+			if i == 0 {
+				legend.Add(s.Name, line)
+			}
 		}
-		line, marks, err := s.draw(points)
-		if err != nil {
-			return nil, err
-		}
-		p.Add(line, marks)
-		legend.Add(s.Name, line, marks)
 	}
 	y.set(&p.Y)
-	nominal(p, c.Groups)
+	nominal(p.Plot, c.Groups)
 	return compose(legend, p)
 }
 
@@ -343,7 +380,7 @@ func (a patch) Thumbnail(c *draw.Canvas) {
 	c.FillPolygon(a.color, []vg.Point{c.Min, {X: c.Min.X, Y: c.Max.Y}, c.Max, {X: c.Max.X, Y: c.Min.Y}})
 }
 
-// nominal names the places 0, 1, ... on the x axis; many or long names stand aslant.
+// nominal names the places 0, 1, ... on the x axis.
 func nominal(p *plot.Plot, names []string) {
 	p.NominalX(names...)
 	p.X.Min, p.X.Max = -0.5, float64(len(names))-0.5
@@ -389,7 +426,7 @@ func (e *extent) set(axis *plot.Axis) {
 			if at <= e.low {
 				axis.Min, ticks = at, nil
 			}
-			ticks = append(ticks, plot.Tick{Value: at, Label: strconv.FormatFloat(at, 'g', 4, 64)})
+			ticks = append(ticks, plot.Tick{Value: at, Label: roundNumber(at)})
 			if at >= e.high && at > axis.Min {
 				axis.Max = at
 				break
@@ -397,4 +434,12 @@ func (e *extent) set(axis *plot.Axis) {
 		}
 	}
 	axis.Tick.Marker = plot.ConstantTicks(ticks)
+}
+
+// roundNumber writes the number at a mark of a logarithmic axis.
+func roundNumber(v float64) string {
+	if v < 1e-4 || v > 1e6 {
+		return strconv.FormatFloat(v, 'g', 1, 64)
+	}
+	return strconv.FormatFloat(v, 'f', max(0, -int(math.Floor(math.Log10(v*1.0001)))), 64)
 }

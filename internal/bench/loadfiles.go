@@ -282,7 +282,7 @@ func (r *LoadReport) levelTable() Table {
 		l1, l2 := l.byRole()
 		t.Rows = append(t.Rows, []string{
 			short(l.Load), fmt.Sprintf("%.1f", l.SessionsPerSecond), fmt.Sprintf("%.0f", l.StepsPerSecond), strconv.Itoa(l.Sent), strconv.Itoa(l.Committed),
-			strconv.Itoa(l.Conflicted), strconv.Itoa(l.Shed), strconv.Itoa(l.Failed), ms(s.P50), ms(s.P99), ms(s.Max), ms(step.P50), ms(step.P99), ms(c.P50), ms(c.P99),
+			strconv.Itoa(l.Conflicted), strconv.Itoa(l.Shed), strconv.Itoa(l.Failed), millisShown(s.P50), millisShown(s.P99), millisShown(s.Max), millisShown(step.P50), millisShown(step.P99), millisShown(c.P50), millisShown(c.P99),
 			fmt.Sprintf("%.0f%%", 100*l.Busy), fmt.Sprintf("%.0f", l.ClientCPU), fmt.Sprintf("%.0f", l1), fmt.Sprintf("%.0f", l2),
 		})
 	}
@@ -324,7 +324,7 @@ func (r *LoadReport) operationTable(l LoadResult) Table {
 		Head:    []string{"operation", "count", "mean", "p50", "p90", "p99", "p99.9", "max"},
 	}
 	for _, p := range l.Operations {
-		t.Rows = append(t.Rows, []string{p.Name, strconv.FormatInt(p.Count, 10), ms(p.Mean), ms(p.P50), ms(p.P90), ms(p.P99), ms(p.P999), ms(p.Max)})
+		t.Rows = append(t.Rows, []string{p.Name, strconv.FormatInt(p.Count, 10), millisShown(p.Mean), millisShown(p.P50), millisShown(p.P90), millisShown(p.P99), millisShown(p.P999), millisShown(p.Max)})
 	}
 	return t
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -58,7 +59,8 @@ func (s *Writer) Write(samples ...Sample) error {
 	for _, a := range samples {
 		if err := s.w.Write([]string{
 			a.Config, strconv.Itoa(a.Iteration), a.Operation, a.Layer, a.Start.UTC().Format(time.RFC3339Nano),
-			strconv.FormatInt(a.Latency.Nanoseconds(), 10), strconv.FormatInt(a.Height, 10), strconv.Itoa(a.Endorsements), a.Err,
+			strconv.FormatInt(a.Latency.Nanoseconds(), 10), strconv.FormatInt(a.Height, 10), strconv.Itoa(a.Endorsements),
+			strings.Join(strings.Fields(a.Err), " "), // a row is a line
 		}); err != nil {
 			return err
 		}

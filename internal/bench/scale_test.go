@@ -61,7 +61,7 @@ func TestScaleMeasuresEachAxis(t *testing.T) {
 		t.Errorf("scale.csv has %d rows", len(rows))
 	}
 	for _, a := range report.Axes {
-		wellFormed(t, read(t, dir, a.Name+".svg"))
+		wellFormed(t, a.Name, read(t, dir, a.Name+".svg"))
 	}
 	if page := string(read(t, dir, "report.html")); strings.Count(page, "<svg") != len(report.Axes) {
 		t.Errorf("report.html has %d charts", strings.Count(page, "<svg"))

@@ -153,10 +153,10 @@ func (a ScaleAxis) table() Table {
 		of   func(ScalePoint) float64
 		text func(ScalePoint) string
 	}{
-		{"step beside p50", func(p ScalePoint) float64 { return p.Beside.P50 }, func(p ScalePoint) string { return ms(p.Beside.P50) }},
+		{"step beside p50", func(p ScalePoint) float64 { return p.Beside.P50 }, func(p ScalePoint) string { return millisShown(p.Beside.P50) }},
 		{"ratio", measures["step to reference"], func(p ScalePoint) string { return fmt.Sprintf("%.2f", p.StepRatio) }},
 		{"sessions/s", measures["sessions/s"], func(p ScalePoint) string { return fmt.Sprintf("%.1f", p.SessionsPerSecond) }},
-		{"CPU ms/session", measures["CPU per session"], func(p ScalePoint) string { return ms(p.CPUPerSession) }},
+		{"CPU ms/session", measures["CPU per session"], func(p ScalePoint) string { return millisShown(p.CPUPerSession) }},
 		{"L2 MiB", measures["memory of L2 node"], func(p ScalePoint) string { return mebibytes(p.Layer2RSS) }},
 	}
 	for _, e := range extra {
@@ -166,8 +166,8 @@ func (a ScaleAxis) table() Table {
 	}
 	for _, p := range a.Points {
 		row := []string{
-			strconv.FormatFloat(p.X, 'f', -1, 64), p.Network, strconv.FormatInt(p.Session.Count, 10), ms(p.Step.P50), ms(p.Step.P99),
-			ms(p.Commit.P50), ms(p.Commit.P99), ms(p.Session.P50), ms(p.Session.P99), strconv.Itoa(p.Failures),
+			strconv.FormatFloat(p.X, 'f', -1, 64), p.Network, strconv.FormatInt(p.Session.Count, 10), millisShown(p.Step.P50), millisShown(p.Step.P99),
+			millisShown(p.Commit.P50), millisShown(p.Commit.P99), millisShown(p.Session.P50), millisShown(p.Session.P99), strconv.Itoa(p.Failures),
 		}
 		for _, e := range extra {
 			if some(e.of) {
@@ -215,8 +215,8 @@ func writeTable(w io.Writer, t Table) {
 	_ = out.Flush() // into a strings.Builder
 }
 
-// ms shows milliseconds with three digits or so.
-func ms(v float64) string {
+// millisShown shows milliseconds with three digits or so.
+func millisShown(v float64) string {
 	switch {
 	case v >= 100:
 		return fmt.Sprintf("%.0f", v)

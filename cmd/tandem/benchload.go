@@ -127,7 +127,7 @@ func (f *benchLoadFlags) run(cmd *cobra.Command) (err error) {
 	case err != nil:
 		return err
 	case report.Interrupted:
-		return fmt.Errorf("interrupted; what was measured until then is kept: %w", context.Canceled)
+		return errors.New("interrupted: what was measured until then is above, and in --out if it was given")
 	case failed > 0:
 		return fmt.Errorf("%d of %d sessions failed; the reasons are above", failed, sent)
 	}

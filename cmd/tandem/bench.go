@@ -27,6 +27,9 @@ A node that is a process of its own is profiled with "tandem start --pprof".`,
 	cmd.AddCommand(
 		newBenchPaperCommand(),
 		newBenchCompareCommand(),
+		newBenchLoadCommand(),
+		newBenchScaleCommand(),
+		newBenchWANCommand(),
 	)
 	for _, sub := range cmd.Commands() {
 		inner := sub.RunE
@@ -34,7 +37,6 @@ A node that is a process of its own is profiled with "tandem start --pprof".`,
 			return p.around(func() error { return inner(c, args) })
 		}
 	}
-	cmd.AddCommand(newBenchWANCommand())
 	return cmd
 }
 

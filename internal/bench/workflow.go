@@ -151,9 +151,20 @@ func Carry(ctx context.Context, c *client.Client, reference string, note func(Sa
 // recorded makes an error of an answer that is no step.
 func recorded(a *client.Answer) error {
 	if !a.Recorded {
-		return fmt.Errorf("the service answered %d: %s", a.Status, a.Body)
+		return &ServiceError{Status: a.Status, Body: a.Body}
 	}
 	return nil
+}
+
+// ServiceError says that the service itself refused a step of the workflow: its answer is no step of the session.
+type ServiceError struct {
+	Status int // 400 or more
+	Body   []byte
+}
+
+// Error is one line for people.
+func (e *ServiceError) Error() string {
+	return fmt.Sprintf("the service answered %d: %s", e.Status, e.Body)
 }
 
 // committed makes an error of an outcome that is none yet.

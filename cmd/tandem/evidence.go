@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"tandem/evidence"
+	"tandem/examples/supplychain"
+	"tandem/node"
 )
 
 func newEvidenceCommand() *cobra.Command {
@@ -62,7 +65,11 @@ func newEvidenceVerifyCommand() *cobra.Command {
 		Short: "Verify an evidence file offline, with the genesis file alone",
 		Long: `Verifies an evidence file ("-" reads standard input) with nothing but the network's genesis file. Uses no network. Prints
 who signed what, and whether somebody who behaves may have signed it too, and exits 0; or prints why the file proves
-nothing and exits 1.`,
+nothing and exits 1.
+
+Whether a node's answer was false (kinds wrong-answer and wrong-endorsement) is found out by running the session's steps again, in this
+program, on the state that the file proves. It takes the network's own program: one with another fingerprint (tandem version)
+cannot judge the file, says so and exits 3, which means neither a lie nor none.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			g, err := os.ReadFile(genesis)
@@ -78,7 +85,10 @@ nothing and exits 1.`,
 			if err != nil {
 				return fmt.Errorf("evidence: %w", err)
 			}
-			finding, err := evidence.Verify(g, file)
+			finding, err := evidence.VerifyWith(cmd.Context(), g, file, node.Judge(supplychain.Service()))
+			if errors.Is(err, evidence.ErrCannotJudge) {
+				return err
+			}
 			if err != nil {
 				return fmt.Errorf("the file proves nothing: %w", err)
 			}

@@ -101,15 +101,16 @@ var allowed = map[string][]string{
 	"tandem/internal/session":              {"refusal", "wire", "httpsig"},
 	"tandem/internal/layer1":               {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session"},
 	"tandem/internal/peer":                 {"wire", "ledger"},
-	"tandem/internal/layer2":               {"evidence", "tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "events", "peer"},
+	"tandem/internal/layer2":               {"evidence", "judge", "proof", "signedblock", "tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "events", "peer"},
 	"tandem/internal/httpapi":              {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer2", "events"},
 	"tandem/internal/signedblock":          {},
 	"tandem/internal/signedblock/signtest": {"wire"}, // for tests
 	"tandem/receipt":                       {"refusal", "wire", "httpsig", "session", "signedblock"},
-	"tandem/evidence":                      {"wire", "httpsig", "session"}, // like receipt: offline
+	"tandem/evidence":                      {"wire", "httpsig", "session", "proof", "signedblock"}, // like receipt: offline
+	"tandem/internal/judge":                {"evidence", "tandem", "refusal", "wire", "state", "ledger", "exec", "proof"},
 	"tandem/client":                        {"evidence", "refusal", "wire", "httpsig", "session", "receipt"},
 	"tandem/servicetest":                   {"tandem", "refusal", "wire", "state", "exec"},
-	"tandem/node":                          {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer1", "layer2", "httpapi", "receipt", "events", "peer"},
+	"tandem/node":                          {"evidence", "judge", "proof", "signedblock", "tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer1", "layer2", "httpapi", "receipt", "events", "peer"},
 	"tandem/internal/testnet":              {"tandem", "refusal", "wire", "httpsig", "state", "ledger", "exec", "session", "layer1", "layer2", "peer", "httpapi", "receipt", "client", "node"},
 	"tandem/examples/supplychain":          {"tandem"},
 	"tandem/cmd/tandem":                    {"tandem", "refusal", "wire", "ledger", "receipt", "evidence", "client", "node", "testnet", "supplychain"},

@@ -359,7 +359,7 @@ func TestReplayConvictsNoTruth(t *testing.T) {
 			w := newWorld(t)
 			w.step("POST", "/add/b", "77", "stranger")
 			return w.genesis, w.file(w.contradiction(w.sealed(6, "stranger"), false))
-		}, "not on the list"},
+		}, "never on the list"},
 		"a handler that tosses a coin": {func(t *testing.T) ([]byte, []byte) {
 			w := newWorld(t)
 			w.step("POST", "/toss", "77", "node")

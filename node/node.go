@@ -25,6 +25,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -301,6 +302,9 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 			Halt:   n.fail, Events: p.events, Proofs: proofs{p.store, l},
 		})
 		if err != nil {
+			if t, ok := peers.(io.Closer); ok { // nobody runs it, who would close it
+				err = errors.Join(err, t.Close())
+			}
 			return p, fmt.Errorf("layer 2: %w", err)
 		}
 	}

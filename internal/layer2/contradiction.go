@@ -186,6 +186,16 @@ func (o *owner) prove(c evidence.Contradiction) error {
 	return nil
 }
 
+// accusing returns the block that evidence about a session waits for, 0 if none does.
+func (e *Engine) accusing(o *owner) int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range e.accused.waiting[o] {
+		return c.Claim.Height + 1
+	}
+	return 0
+}
+
 // mayKeep counts what is kept against a node.
 func (e *Engine) mayKeep(culprit wire.PublicKey, size int) bool {
 	e.mu.Lock()

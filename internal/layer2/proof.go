@@ -22,7 +22,7 @@ var evidenceKinds = []evidence.Kind{
 var telling = []uint64{0, 1, 2, 4, 5, 3}
 
 // Evidence returns the evidence file of a kind that this node holds about a session; with an empty kind, the most telling
-// there is. Refusals: session-not-found, not-found if there is none.
+// there is. Refusals: session-not-found, not-found if there is none, height-not-reached if there will be at the next block.
 func (e *Engine) Evidence(_ context.Context, id wire.SessionID, kind string) ([]byte, error) {
 	leave, err := e.enter()
 	if err != nil {
@@ -48,6 +48,10 @@ func (e *Engine) Evidence(_ context.Context, id wire.SessionID, kind string) ([]
 			if ok {
 				return file, nil
 			}
+		}
+		if height := e.accusing(o); height > 0 && (kind == "" || kind == string(evidence.WrongAnswer) || kind == string(evidence.WrongEndorsement)) {
+			return nil, refusal.New(refusal.HeightNotReached, "the evidence about the session waits for block %d, which holds the state's root", height).
+				With("session", id.String()).With("retry_after_seconds", 1)
 		}
 		return nil, refusal.New(refusal.NotFound, "this node holds no such evidence about the session").With("session", id.String())
 	})

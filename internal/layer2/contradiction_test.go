@@ -3,6 +3,8 @@ package layer2
 import (
 	"testing"
 
+	"tandem/internal/refusal"
+	"tandem/internal/session"
 	"tandem/internal/wire"
 )
 
@@ -20,5 +22,27 @@ func TestEvidenceIsBounded(t *testing.T) {
 	}
 	if !e.mayKeep(wire.PublicKey{2}, 1) {
 		t.Error("nothing is kept against another node")
+	}
+}
+
+// A block that OnBlock is late to tell of is not signed for unseen: a step on the state after it is answered only if the steps
+// before it, run on that state too, answer as they did. Otherwise an honest node would sign what a replay contradicts.
+func TestStepAheadOfOnBlock(t *testing.T) {
+	w := newWorld(t, nil)
+	u := w.user("alice")
+	u.do("GET", "/get/a", "", 200)
+	e := w.ledger.engine
+	w.ledger.mu.Lock()
+	w.ledger.engine = nil // it is not told
+	w.ledger.mu.Unlock()
+	late := w.ledger.write("a", "taken")
+	_, err := u.send(u.sign("GET", "/get/b", "", ""))
+	wantCode(t, err, refusal.Conflict)
+	e.OnBlock(late)
+	w.ledger.mu.Lock()
+	w.ledger.engine = e
+	w.ledger.mu.Unlock()
+	if s := u.status(); s.Status != session.Conflicted {
+		t.Errorf("status %+v", s)
 	}
 }

@@ -1,15 +1,18 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"tandem/evidence"
 	"tandem/examples/supplychain"
+	"tandem/internal/refusal"
 	"tandem/node"
 )
 
@@ -40,7 +43,7 @@ Most sessions have none: the node then says so and the command exits 1.`,
 			if saved, err := place.load(id); err == nil && !cmd.Flags().Changed("url") {
 				urls = saved.URLs
 			}
-			body, err := fetch(cmd.Context(), urls, place.wait, "/tandem/v1/sessions/"+id+"/evidence")
+			body, err := fetchEvidence(cmd.Context(), urls, place.wait, id)
 			if err != nil {
 				return err
 			}
@@ -55,6 +58,23 @@ Most sessions have none: the node then says so and the command exits 1.`,
 	place.addURL(cmd)
 	cmd.Flags().StringVarP(&out, "out", "o", "", "write the evidence to this new file")
 	return cmd
+}
+
+// fetchEvidence asks again while the evidence waits for a block.
+func fetchEvidence(ctx context.Context, urls []string, wait time.Duration, id string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		body, err := fetch(ctx, urls, wait, "/tandem/v1/sessions/"+id+"/evidence")
+		if !refusal.Has(err, refusal.HeightNotReached) {
+			return body, err
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 func newEvidenceVerifyCommand() *cobra.Command {

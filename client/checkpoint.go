@@ -111,7 +111,7 @@ func (s *Session) checkpointed(ctx context.Context, rep *reply) (Outcome, error)
 	}
 	switch {
 	case rep.status == http.StatusOK && o.Status == statusCheckpoint && o.Height > 0 && o.Checkpoint > 0:
-		s.c.saw(o.Height)
+		s.c.seen.saw(o.Height, rep.url)
 		return o, nil
 	case rep.status == http.StatusAccepted && o.Status == statusCommitting:
 		return o, nil

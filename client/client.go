@@ -74,7 +74,7 @@ type Client struct {
 	checkpoint Checkpointing
 	clock      func() time.Time
 	network    atomic.Pointer[network] // what the last status said; see about
-	seen       atomic.Int64            // highest committed height that an outcome told: reads show at least that
+	seen       heights
 }
 
 // New checks cfg. It makes no request.
@@ -248,14 +248,13 @@ func (c *Client) about(ctx context.Context) (network, error) {
 }
 
 // Get reads committed state: the service's answer to GET target outside any session. It shows at least the newest
-// commit that this client was told of. What a node answers to a read cannot be checked without the state; read inside
+// commit that this client was told of, unless one node alone has told of it and all others deny that there is such a block. What a node answers to a read cannot be checked without the state; read inside
 // a session and commit it to have Layer 1 check it.
 func (c *Client) Get(ctx context.Context, target string) (*Answer, error) {
 	if err := checkTarget(target); err != nil {
 		return nil, err
 	}
-	least := c.seen.Load()
-	rep, err := c.exchange(ctx, call{method: http.MethodGet, target: target, least: least})
+	rep, err := c.exchange(ctx, call{method: http.MethodGet, target: target, least: c.seen.least(), seen: true})
 	if err != nil {
 		return nil, err
 	}
@@ -266,7 +265,7 @@ func (c *Client) Get(ctx context.Context, target string) (*Answer, error) {
 	if !ok {
 		return nil, rep.lie("height", "Tandem-Height", rep.header.Get("Tandem-Height"))
 	}
-	if height < least {
+	if least := c.seen.least(); height < least {
 		return nil, rep.lie("height", fmt.Sprintf("at least %d", least), fmt.Sprint(height))
 	}
 	at, _ := rep.number("Tandem-Time")
@@ -372,16 +371,6 @@ func (c *Client) fetch(ctx context.Context, target string) (*reply, error) {
 		return nil, rep.lie("status", "200", fmt.Sprint(rep.status))
 	}
 	return rep, nil
-}
-
-// saw remembers the height of a commit, for reads that come after it.
-func (c *Client) saw(height int64) {
-	for {
-		old := c.seen.Load()
-		if height <= old || c.seen.CompareAndSwap(old, height) {
-			return
-		}
-	}
 }
 
 // checkTarget refuses a request target that nodes refuse, before it is signed.

@@ -51,6 +51,8 @@ type call struct {
 	method string          // of a plain request
 	target string
 	least  int64 // Tandem-Min-Height, if above 0
+	seen   bool  // least is what the client has seen, or floor
+	floor  int64 // what least must not fall below: a recorded step ran on that height
 	async  bool  // Prefer: respond-async
 	wait   bool  // Prefer: wait, for no longer than the context lasts
 

@@ -89,6 +89,8 @@ type asked struct {
 	tried   bool
 	ready   time.Time // not to be asked before
 	backoff time.Duration
+	short   bool   // it has answered that it has not got as far as the call asks
+	failed  bool   // it could not be reached, at least once
 	refusal *reply // it does not know the session, even with the transcript
 }
 
@@ -153,8 +155,9 @@ func (r *round) launch(ctx context.Context, n *asked) {
 	n.flying, n.tried, n.since = true, true, time.Now()
 	r.flying++
 	r.attempts++
+	what := r.what // which may change meanwhile
 	go func() {
-		rep, err := r.c.visit(ctx, n.url, r.what)
+		rep, err := r.c.visit(ctx, n.url, what)
 		r.results <- result{node: n, reply: rep, err: err} // has room for every node
 	}()
 }
@@ -172,6 +175,7 @@ func (r *round) judge(ctx context.Context, res result) (*reply, error) {
 		return nil, r.gaveUp(ctx.Err())
 	case res.err != nil:
 		r.last = &UnreachableError{Attempts: r.attempts, Err: res.err}
+		n.failed = true
 	default:
 		p := res.reply.problem()
 		switch {
@@ -184,6 +188,7 @@ func (r *round) judge(ctx context.Context, res result) (*reply, error) {
 			r.last = &UnreachableError{Attempts: r.attempts, Err: fmt.Errorf("%s answered %d", n.url, res.reply.status)}
 		case p.Outage():
 			r.last = p
+			r.short(n, p)
 		case r.what.behind(p):
 			r.last, n.refusal = p, res.reply
 			return nil, nil
@@ -281,5 +286,5 @@ func (s *Session) transcript() (file []byte, ok bool) {
 
 // request makes the call that sends a signed request of this session.
 func (s *Session) request(p *httpsig.Parsed) call {
-	return call{signed: p, session: s.id, transcript: s.transcript, least: s.height}
+	return call{signed: p, session: s.id, transcript: s.transcript, least: max(s.height, s.c.seen.least()), seen: true, floor: s.height}
 }

@@ -41,7 +41,7 @@ type Session struct {
 	proofs  []proof            // of steps, one each: what another node needs to go on
 	anyNode bool               // any node is believed; the receipt proves what was answered
 	head    wire.Digest
-	height  int64 // of the newest answer
+	height  int64 // of the newest recorded answer: nodes must have got as far to go on
 	opened  bool  // a node has answered the opening request
 	status  string
 	outcome Outcome
@@ -117,7 +117,7 @@ func (c *Client) Open(ctx context.Context, opts ...OpenOption) (*Session, error)
 
 // send sends the opening request until it is answered. The same request again gets the same answer.
 func (s *Session) send(ctx context.Context) error {
-	rep, err := s.c.exchange(ctx, call{signed: &httpsig.Parsed{Tag: httpsig.TagOpen, Request: s.open}, least: s.c.seen.Load()})
+	rep, err := s.c.exchange(ctx, call{signed: &httpsig.Parsed{Tag: httpsig.TagOpen, Request: s.open}, least: s.c.seen.least(), seen: true})
 	if err != nil {
 		return err
 	}
@@ -170,7 +170,7 @@ func (s *Session) checkOpened(rep *reply) error {
 	if a.Transcript != s.head {
 		return rep.lie("transcript", s.head.String(), a.Transcript.String())
 	}
-	s.height, s.opened = a.Height, true
+	s.opened = true // its height is one node's word, and nothing depends on it
 	return s.keep()
 }
 
@@ -309,8 +309,9 @@ func (s *Session) step(ctx context.Context) (*Answer, error) {
 	if tx != nil {
 		s.steps = append(s.steps, *tx)
 		s.proofs = append(s.proofs, answer.proof)
+		s.height = answer.Height
 	}
-	s.head, s.height, s.pending = head, answer.Height, nil
+	s.head, s.pending = head, nil
 	if err := s.keep(); err != nil {
 		return answer, err
 	}
@@ -505,7 +506,7 @@ func (s *Session) settle(ctx context.Context, rep *reply) error {
 	switch {
 	case rep.status == http.StatusOK && o.Status == statusCommitted && o.Height > 0:
 		s.outcome = o
-		s.c.saw(o.Height)
+		s.c.seen.saw(o.Height, rep.url)
 		return s.ended(statusCommitted)
 	case rep.status == http.StatusAccepted && o.Status == statusCommitting:
 		s.outcome, s.status = o, statusCommitting
@@ -547,7 +548,7 @@ func (s *Session) ask(ctx context.Context, p *Problem) (status string, ok bool) 
 			return "", false // another history than ours: the refusal stands
 		}
 		s.outcome = Outcome{Status: statusCommitted, Height: about.Height, TransactionHash: about.Transaction, Time: about.Time}
-		s.c.saw(about.Height)
+		s.c.seen.saw(about.Height, rep.url)
 	case statusOpen, statusCommitting, statusConflicted, statusAbandoned, statusExpired:
 	default:
 		return "", false

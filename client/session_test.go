@@ -563,7 +563,7 @@ func TestDo(t *testing.T) {
 func TestReadGoesBack(t *testing.T) {
 	n := startNode(t, newSessions(), 1)
 	c := newClient(t, n)
-	c.saw(9)
+	c.seen.saw(9, n.srv.URL)
 	_, err := c.Get(t.Context(), "/x")
 	var lie *AnswerError
 	if !errors.As(err, &lie) || lie.Field != "height" {

@@ -16,12 +16,17 @@
 //	forged-request  a Layer 2 node sealed a recorded step whose request the session's client has not signed for that place.
 //	                Conclusive.
 //
-// That a node's answer is not what the handler gives on the state at the stated height needs that state; this package
-// does not prove it (Layer 1 finds it at the commit, and names step and field). Nor can an answer whose transcript head
-// fits no transaction be held against its node: the head is a hash, and whoever accuses chooses what to compare it with.
+//	wrong-answer    a Layer 2 node sealed an answer that the service's code, run on the state at the height which the node
+//	                stated, does not give. Conclusive, as far as the code is deterministic. The verifier runs the code itself:
+//	                [VerifyWith].
+//	wrong-endorsement  the same of a node that endorsed such an answer of another's.
+//
+// An answer whose transcript head fits no transaction cannot be held against its node: the head is a hash, and whoever accuses
+// chooses what to compare it with.
 package evidence
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -36,10 +41,12 @@ type Kind string
 
 // The kinds; see the package comment.
 const (
-	TwoHistories  Kind = "two-histories"
-	TwoRequests   Kind = "two-requests"
-	TwoAnswers    Kind = "two-answers"
-	ForgedRequest Kind = "forged-request"
+	TwoHistories     Kind = "two-histories"
+	TwoRequests      Kind = "two-requests"
+	TwoAnswers       Kind = "two-answers"
+	ForgedRequest    Kind = "forged-request"
+	WrongAnswer      Kind = "wrong-answer"
+	WrongEndorsement Kind = "wrong-endorsement"
 )
 
 // Finding is what an evidence file proves. Digests are lower-case hex.
@@ -55,8 +62,31 @@ type Finding struct {
 	Conclusive bool `json:"conclusive"`
 	// Proves is one sentence for people.
 	Proves string `json:"proves"`
-	// Signed are the things that it signed, two except for a forged request.
+	// Signed are the things that it signed: two for the kinds that say so, one for the others.
 	Signed []Signed `json:"signed"`
+	// Replay is what running the steps again gave; nil for the kinds that need no run.
+	Replay *Replay `json:"replay,omitempty"`
+}
+
+// Replay is a run of the session's steps on a state that more than two thirds of the validators have signed.
+type Replay struct {
+	BlockHeight int64  `json:"block_height"` // of the block whose header holds the state's root: one above the node's stated height
+	BlockHash   string `json:"block_hash"`
+	StateRoot   string `json:"state_root"`
+	Signers     int    `json:"signers"` // of Validators signed it, with Power of TotalPower
+	Validators  int    `json:"validators"`
+	Power       int64  `json:"power"`
+	TotalPower  int64  `json:"total_power"`
+	// Step is the first that the replay answers otherwise, Field what differs in it.
+	Step   uint64 `json:"step"`
+	Field  string `json:"field"`
+	Target string `json:"target"`
+	// Recorded is what the transcript says that the step answered; Status and Response what it answers, or Code why it is refused.
+	Recorded         int    `json:"recorded_status"`
+	RecordedResponse string `json:"recorded_response"`
+	Status           int    `json:"status,omitempty"`
+	Response         string `json:"response,omitempty"`
+	Code             string `json:"code,omitempty"`
 }
 
 // Culprit is whom the evidence is against. ID and Organisation are what the genesis file says about the key, empty if it does not
@@ -82,19 +112,25 @@ type Signed struct {
 	Created    int64  `json:"created"`            // seconds since 1970, the signature's
 }
 
-// Verify checks an evidence file against a genesis file (as GET /tandem/v1/genesis serves it) and returns what it proves.
-// The error says why it proves nothing. It uses neither network nor clock. The genesis file names the chain: a signature
-// for another chain is no evidence on this one.
+// Verify is [VerifyWith] without a judge: the kinds that need one give an error that wraps [ErrCannotJudge].
 func Verify(genesisJSON, evidenceJSON []byte) (*Finding, error) {
+	return VerifyWith(context.Background(), genesisJSON, evidenceJSON, nil)
+}
+
+// VerifyWith checks an evidence file against a genesis file (as GET /tandem/v1/genesis serves it) and returns what it
+// proves. The error says why it proves nothing, or wraps [ErrCannotJudge]. It uses neither network nor clock of its own. The
+// genesis file names the chain: a signature for another chain is no evidence on this one. The judge runs the service's handlers
+// where the kind of evidence needs it; node.Judge makes one of a service.
+func VerifyWith(ctx context.Context, genesisJSON, evidenceJSON []byte, judge Judge) (*Finding, error) {
 	g, err := readGenesis(genesisJSON)
 	if err != nil {
 		return nil, fmt.Errorf("genesis file: %w", err)
 	}
-	f, err := decodeFile(evidenceJSON)
+	kind, err := kindOf(evidenceJSON)
 	if err != nil {
 		return nil, fmt.Errorf("evidence file: %w", err)
 	}
-	finding, err := f.verify()
+	finding, err := verifyKind(ctx, kind, genesisJSON, evidenceJSON, judge)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +139,21 @@ func Verify(genesisJSON, evidenceJSON []byte) (*Finding, error) {
 	}
 	g.name(&finding.Culprit)
 	return finding, nil
+}
+
+func verifyKind(ctx context.Context, kind Kind, genesisJSON, evidenceJSON []byte, judge Judge) (*Finding, error) {
+	if kind == WrongAnswer || kind == WrongEndorsement {
+		f, err := decodeClaim(evidenceJSON)
+		if err != nil {
+			return nil, fmt.Errorf("evidence file: %w", err)
+		}
+		return f.verify(ctx, genesisJSON, judge)
+	}
+	f, err := decodeFile(evidenceJSON)
+	if err != nil {
+		return nil, fmt.Errorf("evidence file: %w", err)
+	}
+	return f.verify()
 }
 
 // Request is a client's signed step or commit with its purpose and place.

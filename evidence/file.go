@@ -13,8 +13,12 @@ import (
 // Format is the first member of every evidence file; a new version of the format gets a new one.
 const Format = "tandem evidence 1"
 
-// MaxSize bounds an evidence file, in bytes: two of the largest signed requests in base64.
-const MaxSize = 2 << 20
+// MaxSize bounds an evidence file, in bytes: a session as large as one commit may be, and the whole of a state of MaxState
+// bytes, in base64.
+const MaxSize = 8 << 20
+
+// MaxState bounds the whole state that an evidence file may hold, in bytes.
+const MaxState = 4 << 20
 
 // file is the evidence file. Its members stand in this order; docs/format/evidence.md describes them.
 type file struct {
@@ -43,7 +47,9 @@ type answer struct {
 }
 
 // encode returns the only bytes of the file: JSON indented by two spaces and one newline at the end.
-func (f *file) encode() ([]byte, error) {
+func (f *file) encode() ([]byte, error) { return encode(f) }
+
+func encode(f any) ([]byte, error) {
 	var b bytes.Buffer
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)
@@ -69,12 +75,27 @@ func compareRequests(a, b request) int {
 
 func compareAnswers(a, b answer) int { return bytes.Compare(a.Transaction, b.Transaction) }
 
+// kindOf reads the kind; whoever decodes the file as that kind checks the rest.
+func kindOf(raw []byte) (Kind, error) {
+	if len(raw) > MaxSize {
+		return "", fmt.Errorf("%d bytes, more than %d", len(raw), MaxSize)
+	}
+	var f struct {
+		Format string `json:"format"`
+		Kind   Kind   `json:"kind"`
+	}
+	if err := json.Unmarshal(raw, &f); err != nil {
+		return "", err
+	}
+	if f.Format != Format {
+		return "", fmt.Errorf("the format is %.40q, not %q", f.Format, Format)
+	}
+	return f.Kind, nil
+}
+
 // decodeFile reads what encode wrote, and only that: it encodes what it read and compares, so unknown and duplicate
 // members, other orders, white space, escapes, letter case and number forms all fail.
 func decodeFile(raw []byte) (*file, error) {
-	if len(raw) > MaxSize {
-		return nil, fmt.Errorf("%d bytes, more than %d", len(raw), MaxSize)
-	}
 	var f file
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.DisallowUnknownFields()

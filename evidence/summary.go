@@ -30,6 +30,16 @@ func (f *Finding) WriteSummary(w io.Writer) error {
 			fmt.Fprintf(&b, "             head %s\n             response %s\n", s.Head, s.Response)
 		}
 	}
+	if r := f.Replay; r != nil {
+		fmt.Fprintf(&b, "state        %s in block %d, signed by %d of %d validators (power %d of %d; more than two thirds)\n",
+			r.StateRoot, r.BlockHeight, r.Signers, r.Validators, r.Power, r.TotalPower)
+		fmt.Fprintf(&b, "step %-7d %s -> %d, response %s\n", r.Step, plain(r.Target), r.Recorded, r.RecordedResponse)
+		if r.Code != "" {
+			fmt.Fprintf(&b, "run again    refused: %s\n", r.Code)
+		} else {
+			fmt.Fprintf(&b, "run again    -> %d, response %s (%s differs)\n", r.Status, r.Response, r.Field)
+		}
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

@@ -19,6 +19,7 @@ import (
 	"tandem/internal/layer2"
 	"tandem/internal/ledger"
 	"tandem/internal/refusal"
+	"tandem/internal/signedblock"
 	"tandem/internal/state"
 	"tandem/internal/wire"
 	"tandem/receipt"
@@ -194,6 +195,42 @@ func (c *chain) Receipt(ctx context.Context, id wire.SessionID, part uint64) ([]
 			return nil, err
 		}
 	}
+	commit, err := c.commit(height)
+	if err != nil {
+		return nil, err
+	}
+	return receipt.Build(receipt.Parts{Genesis: c.node.genesis, Header: &b.Header, Commit: commit, Txs: b.Txs, Index: index, Bodies: bodies})
+}
+
+// proofs implements layer2.Proofs.
+type proofs struct {
+	*state.Store
+	c *chain
+}
+
+// Genesis returns the genesis file.
+func (p proofs) Genesis() []byte { return p.c.node.genesis }
+
+// SignedBlock returns a block's header and as many of the signatures on it as prove it.
+func (p proofs) SignedBlock(height int64) (signedblock.Header, signedblock.Commit, error) {
+	b, err := p.c.block(height)
+	if err != nil {
+		return signedblock.Header{}, signedblock.Commit{}, layer2.ErrNoBlock
+	}
+	c, err := p.c.commit(height)
+	if err != nil {
+		return signedblock.Header{}, signedblock.Commit{}, err
+	}
+	trust, err := signedblock.ReadGenesis(p.c.node.genesis)
+	if err != nil {
+		return signedblock.Header{}, signedblock.Commit{}, err
+	}
+	commit, err := trust.CommitOf(c)
+	return signedblock.HeaderOf(&b.Header), commit, err
+}
+
+// commit returns the validators' signatures on a block.
+func (c *chain) commit(height int64) (*comettypes.Commit, error) {
 	blocks := c.parts.consensus.node.BlockStore()
 	commit := blocks.LoadBlockCommit(height) // the next block's, the same on all nodes
 	if commit == nil {
@@ -202,7 +239,7 @@ func (c *chain) Receipt(ctx context.Context, id wire.SessionID, part uint64) ([]
 	if commit == nil {
 		return nil, fmt.Errorf("block %d: this node has no commit for it", height)
 	}
-	return receipt.Build(receipt.Parts{Genesis: c.node.genesis, Header: &b.Header, Commit: commit, Txs: b.Txs, Index: index, Bodies: bodies})
+	return commit, nil
 }
 
 // Status implements httpapi.Ledger.

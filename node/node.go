@@ -25,6 +25,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -299,9 +300,12 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 			MaxWorking: n.cfg.Layer2.MaxWorking, MaxWait: time.Duration(n.cfg.Layer2.MaxWait),
 			CheckpointSteps: uint64(max(0, n.cfg.Layer2.CheckpointSteps)), CheckpointEvery: time.Duration(n.cfg.Layer2.CheckpointSeconds) * time.Second,
 			Logger: n.logger.With("part", "layer2"),
-			Halt:   n.fail, Events: p.events,
+			Halt:   n.fail, Events: p.events, Proofs: proofs{p.store, l},
 		})
 		if err != nil {
+			if t, ok := peers.(io.Closer); ok { // nobody runs it, who would close it
+				err = errors.Join(err, t.Close())
+			}
 			return p, fmt.Errorf("layer 2: %w", err)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/cometbft/cometbft/crypto/merkle"
 	"github.com/cometbft/cometbft/types"
+
+	"tandem/internal/signedblock"
 )
 
 // Parts is what a node takes from its stores to make a receipt.
@@ -36,12 +38,12 @@ func Build(p Parts) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receipt: genesis file: %w", err)
 	}
-	c, err := commitOf(p.Commit, g.validators)
+	c, err := g.trust.CommitOf(p.Commit)
 	if err != nil {
 		return nil, fmt.Errorf("receipt: %w", err)
 	}
 	f := &file{
-		Format: Format, Header: headerOf(p.Header), Commit: c, Path: pathOf(p.Txs, p.Index),
+		Format: Format, Header: signedblock.HeaderOf(p.Header), Commit: c, Path: pathOf(p.Txs, p.Index),
 		Transaction: append([]byte{}, p.Txs[p.Index]...), Bodies: make([][]byte, len(p.Bodies)),
 	}
 	for i, b := range p.Bodies {
@@ -60,36 +62,6 @@ func Build(p Parts) ([]byte, error) {
 		return nil, fmt.Errorf("receipt: %w", err)
 	}
 	return raw, nil
-}
-
-// commitOf keeps the signatures for the block that a receipt needs, each of them needed.
-func commitOf(c *types.Commit, validators *types.ValidatorSet) (commit, error) {
-	if len(c.Signatures) != validators.Size() {
-		return commit{}, fmt.Errorf("a commit of %d votes for %d validators", len(c.Signatures), validators.Size())
-	}
-	power, total := signedPower(validators, c), validators.TotalVotingPower()
-	keep := make([]bool, len(c.Signatures))
-	for i := len(c.Signatures) - 1; i >= 0; i-- {
-		if c.Signatures[i].BlockIDFlag != types.BlockIDFlagCommit {
-			continue
-		}
-		if own := validators.Validators[i].VotingPower; enough(power-own, total) {
-			power -= own
-		} else {
-			keep[i] = true
-		}
-	}
-	out := commit{
-		Round:      c.Round,
-		Parts:      parts{Total: c.BlockID.PartSetHeader.Total, Hash: hexBytes(c.BlockID.PartSetHeader.Hash)},
-		Signatures: []signature{},
-	}
-	for i, s := range c.Signatures {
-		if keep[i] {
-			out.Signatures = append(out.Signatures, signature{Validator: hexBytes(s.ValidatorAddress), Time: s.Timestamp.UTC(), Signature: s.Signature})
-		}
-	}
-	return out, nil
 }
 
 // pathOf turns CometBFT's proof into turns: the siblings from the leaf up, and the side each stands on, which follows from index and total.

@@ -31,8 +31,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/cometbft/cometbft/types"
-
 	"tandem/internal/session"
 	"tandem/internal/wire"
 )
@@ -117,13 +115,13 @@ func Verify(genesisJSON, receiptJSON []byte) (*Proof, error) {
 }
 
 func verify(g *genesis, f *file) (*Proof, error) {
-	header, err := f.Header.toComet()
+	header, signed, err := g.trust.Verify(&f.Header, &f.Commit)
 	if err != nil {
-		return nil, fmt.Errorf("block header: %w", err)
-	}
-	p := &Proof{ChainID: header.ChainID, Height: header.Height, Time: header.Time, BlockHash: fmt.Sprintf("%x", []byte(header.Hash()))}
-	if err := verifySigned(g, header, &f.Commit, p); err != nil {
 		return nil, err
+	}
+	p := &Proof{
+		ChainID: header.ChainID, Height: header.Height, Time: header.Time, BlockHash: fmt.Sprintf("%x", []byte(header.Hash())),
+		Signers: signed.Signers, Validators: signed.Validators, Power: signed.Power, TotalPower: signed.TotalPower,
 	}
 	hash := wire.Sum(f.Transaction)
 	root, err := f.root(hash)
@@ -138,29 +136,6 @@ func verify(g *genesis, f *file) (*Proof, error) {
 		return nil, err
 	}
 	return p, nil
-}
-
-// verifySigned checks that more than two thirds of the genesis validators' power signed the header.
-func verifySigned(g *genesis, header *types.Header, c *commit, p *Proof) error {
-	if header.ChainID != g.chainID {
-		return fmt.Errorf("block header: of chain %q, not of the genesis file's %q", header.ChainID, g.chainID)
-	}
-	if !bytes.Equal(header.ValidatorsHash, g.validators.Hash()) {
-		return fmt.Errorf("block header: of a block of other validators (hash %s) than the genesis file's (%x)", header.ValidatorsHash, g.validators.Hash())
-	}
-	full, err := c.toComet(header, g.validators)
-	if err != nil {
-		return fmt.Errorf("signatures: %w", err)
-	}
-	if err := types.VerifyCommit(g.chainID, g.validators, full.BlockID, header.Height, full); err != nil {
-		return fmt.Errorf("signatures: %w", err)
-	}
-	if err := minimal(g.validators, full); err != nil {
-		return fmt.Errorf("signatures: %w", err)
-	}
-	p.Signers, p.Validators = len(c.Signatures), g.validators.Size()
-	p.Power, p.TotalPower = signedPower(g.validators, full), g.validators.TotalVotingPower()
-	return nil
 }
 
 // verifySession checks the session by itself and fills in who and what.

@@ -19,6 +19,7 @@ import (
 	"pgregory.net/rapid"
 
 	"tandem/internal/httpsig"
+	"tandem/internal/signedblock"
 	"tandem/internal/wire"
 )
 
@@ -167,7 +168,7 @@ func TestEveryFieldCounts(t *testing.T) {
 			set(f, v, value.Add(1), path)
 			set(f, v, value.Add(-time.Hour), path)
 			return
-		case []byte, hexBytes:
+		case []byte, signedblock.Hex:
 			b := v.Bytes()
 			if len(b) == 0 {
 				set(f, v, []byte{0}, path)
@@ -238,11 +239,11 @@ func TestEveryFieldCounts(t *testing.T) {
 // rebuild writes a receipt without Build's own check, to see Verify refuse it.
 func rebuild(t *testing.T, c *chain, b *block, change func(*file)) []byte {
 	t.Helper()
-	kept, err := commitOf(b.commit, c.set)
+	kept, err := (&signedblock.Trust{Validators: c.set}).CommitOf(b.commit)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &file{Format: Format, Header: headerOf(&b.header), Commit: kept, Path: pathOf(b.txs, b.index), Transaction: b.txs[b.index], Bodies: b.bodies}
+	f := &file{Format: Format, Header: signedblock.HeaderOf(&b.header), Commit: kept, Path: pathOf(b.txs, b.index), Transaction: b.txs[b.index], Bodies: b.bodies}
 	if change != nil {
 		change(f)
 	}
@@ -265,12 +266,12 @@ func TestForgedReceipts(t *testing.T) {
 			return rebuild(t, c, b, nil)
 		}, "signatures"},
 		"no signatures": {func(t *testing.T, c *chain) []byte {
-			return rebuild(t, c, c.block(4), func(f *file) { f.Commit.Signatures = []signature{} })
+			return rebuild(t, c, c.block(4), func(f *file) { f.Commit.Signatures = []signedblock.Signature{} })
 		}, "signatures"},
 		"one signature three times": {func(t *testing.T, c *chain) []byte {
 			return rebuild(t, c, c.block(4), func(f *file) {
 				s := f.Commit.Signatures[0]
-				f.Commit.Signatures = []signature{s, s, s}
+				f.Commit.Signatures = []signedblock.Signature{s, s, s}
 			})
 		}, "order"},
 		"one signature under three names": {func(t *testing.T, c *chain) []byte {
@@ -289,10 +290,10 @@ func TestForgedReceipts(t *testing.T) {
 			return rebuild(t, c, b, func(f *file) {
 				f.Commit.Signatures = nil
 				for _, s := range b.commit.Signatures {
-					f.Commit.Signatures = append(f.Commit.Signatures, signature{Validator: hexBytes(s.ValidatorAddress), Time: s.Timestamp, Signature: s.Signature})
+					f.Commit.Signatures = append(f.Commit.Signatures, signedblock.Signature{Validator: signedblock.Hex(s.ValidatorAddress), Time: s.Timestamp, Signature: s.Signature})
 				}
 			})
-		}, "more than a receipt needs"},
+		}, "more than is needed"},
 		"one bad signature among enough good": {func(t *testing.T, c *chain) []byte {
 			return rebuild(t, c, c.block(4), func(f *file) { f.Commit.Signatures[1].Signature[5] ^= 1 })
 		}, "signature"},
@@ -302,7 +303,7 @@ func TestForgedReceipts(t *testing.T) {
 				for i := range f.Commit.Signatures {
 					index, v := c.set.GetByAddress([]byte(f.Commit.Signatures[i].Validator))
 					s := c.vote(b, v, types.BlockID{}, int(index))
-					f.Commit.Signatures[i] = signature{Validator: hexBytes(s.ValidatorAddress), Time: s.Timestamp, Signature: s.Signature}
+					f.Commit.Signatures[i] = signedblock.Signature{Validator: signedblock.Hex(s.ValidatorAddress), Time: s.Timestamp, Signature: s.Signature}
 				}
 			})
 		}, "signature"},

@@ -11,6 +11,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,8 +25,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"tandem/client"
 	"tandem/internal/bench"
 	"tandem/internal/testnet"
+	"tandem/node"
 )
 
 var update = flag.Bool("update", false, "rewrite docs/cli.md")
@@ -111,6 +116,28 @@ func TestLiveScripts(t *testing.T) {
 		Setup: home("TANDEM_URL="+network.URLs()[0], "GENESIS="+testnet.GenesisFile(network.Dir())),
 		Cmds:  commands,
 	})
+}
+
+func forger(ts *testscript.TestScript, _ bool, _ []string) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	network, err := testnet.Start(ctx, testnet.StartOptions{Options: demoNetwork(1, 2), Dir: ts.MkAbs("forged")})
+	ts.Check(err)
+	ts.Defer(func() { _ = network.Close() })
+	liar := network.Layer2()[0]
+	cfg := network.Config(liar)
+	key, err := node.ReadKey(filepath.Join(cfg.Home, cfg.Layer2.Key))
+	ts.Check(err)
+	behind, err := url.Parse(network.URL(liar))
+	ts.Check(err)
+	front := httptest.NewServer(testnet.ForgeAnswer(key).Front(httputil.NewSingleHostReverseProxy(behind)))
+	ts.Defer(front.Close)
+	did, err := client.KeyFromSeed(key.Seed())
+	ts.Check(err)
+	ts.Setenv("FORGER", front.URL)
+	ts.Setenv("HONEST", network.URL(network.Layer2()[1]))
+	ts.Setenv("FORGERKEY", did.DID())
+	ts.Setenv("FORGED", testnet.GenesisFile(network.Dir()))
 }
 
 // home gives each script a client's home of its own.
@@ -215,6 +242,9 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 			ts.Check(os.WriteFile(ts.MkAbs(fmt.Sprintf("%s%d.sh", args[1], i+1)), []byte(script), 0o644))
 		}
 	},
+	// forger starts a network of two Layer 2 nodes, before one of which a liar sits that signs invented answers with the node's
+	// key, and sets FORGER, HONEST (addresses), FORGERKEY (did:key) and FORGED (the network's genesis file).
+	"forger": forger,
 	// exits CODE COMMAND... checks the exact exit code of a tandem command line.
 	"exits": func(ts *testscript.TestScript, _ bool, args []string) {
 		if len(args) < 2 {

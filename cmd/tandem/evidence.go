@@ -1,13 +1,19 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"tandem/evidence"
+	"tandem/examples/supplychain"
+	"tandem/internal/refusal"
+	"tandem/node"
 )
 
 func newEvidenceCommand() *cobra.Command {
@@ -37,7 +43,7 @@ Most sessions have none: the node then says so and the command exits 1.`,
 			if saved, err := place.load(id); err == nil && !cmd.Flags().Changed("url") {
 				urls = saved.URLs
 			}
-			body, err := fetch(cmd.Context(), urls, place.wait, "/tandem/v1/sessions/"+id+"/evidence")
+			body, err := fetchEvidence(cmd.Context(), urls, place.wait, id)
 			if err != nil {
 				return err
 			}
@@ -54,6 +60,23 @@ Most sessions have none: the node then says so and the command exits 1.`,
 	return cmd
 }
 
+// fetchEvidence asks again while the evidence waits for a block.
+func fetchEvidence(ctx context.Context, urls []string, wait time.Duration, id string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	for {
+		body, err := fetch(ctx, urls, wait, "/tandem/v1/sessions/"+id+"/evidence")
+		if !refusal.Has(err, refusal.HeightNotReached) {
+			return body, err
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
 func newEvidenceVerifyCommand() *cobra.Command {
 	var genesis string
 	var asJSON bool
@@ -62,7 +85,11 @@ func newEvidenceVerifyCommand() *cobra.Command {
 		Short: "Verify an evidence file offline, with the genesis file alone",
 		Long: `Verifies an evidence file ("-" reads standard input) with nothing but the network's genesis file. Uses no network. Prints
 who signed what, and whether somebody who behaves may have signed it too, and exits 0; or prints why the file proves
-nothing and exits 1.`,
+nothing and exits 1.
+
+Whether a node's answer was false (kinds wrong-answer and wrong-endorsement) is found out by running the session's steps again, in this
+program, on the state that the file proves. It takes the network's own program: one with another fingerprint (tandem version)
+cannot judge the file, says so and exits 3, which means neither a lie nor none.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			g, err := os.ReadFile(genesis)
@@ -78,7 +105,10 @@ nothing and exits 1.`,
 			if err != nil {
 				return fmt.Errorf("evidence: %w", err)
 			}
-			finding, err := evidence.Verify(g, file)
+			finding, err := evidence.VerifyWith(cmd.Context(), g, file, node.Judge(supplychain.Service()))
+			if errors.Is(err, evidence.ErrCannotJudge) {
+				return err
+			}
 			if err != nil {
 				return fmt.Errorf("the file proves nothing: %w", err)
 			}

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"tandem/evidence"
 	"tandem/node"
 )
 
@@ -20,6 +21,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1             // it was refused or it failed; standard error says why and what helps
 	exitUsage  = 2             // the command line makes no sense
+	exitJudge  = 3             // evidence that this program cannot judge: neither proved nor refuted
 	exitHalt   = node.ExitHalt // 70: a node's own state is in doubt; an operator has to look before it is started again
 )
 
@@ -62,6 +64,8 @@ func exitCode(err error, started bool) int {
 		return exitUsage
 	case errors.As(err, &halt):
 		return exitHalt
+	case errors.Is(err, evidence.ErrCannotJudge):
+		return exitJudge
 	}
 	return exitFailed
 }

@@ -28,7 +28,7 @@ network, replays the whole session when it is committed and accepts it only if i
 Begin with "tandem dev" (a network on this machine) and "tandem demo" (the supply-chain workflow against it).
 
 Exit codes: 0 done; 1 refused or failed, standard error says why and what helps; 2 the command line makes no sense;
-70 a node stopped because its own state is in doubt.`,
+3 evidence that this program cannot judge; 70 a node stopped because its own state is in doubt.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,

@@ -83,11 +83,13 @@ func (o *owner) adopt(steps []wire.Recorded, ended *wire.PeerEnded, from wire.Pu
 		case n == o.machine.Len()+1:
 			if err := o.appendStep(r, previous, head); err != nil {
 				o.dissentTo(from, n, head, err)
+				o.suspectAnswer(r, previous, err)
 				return err
 			}
 		case n == o.machine.Len() && n > o.machine.Start().Sequence && o.chosen(steps[i+1:], ended, n+1, head):
 			if err := o.replaceTip(r, previous, head); err != nil {
 				o.dissentTo(from, n, head, err)
+				o.suspectAnswer(r, previous, err)
 				return err
 			}
 		case n == o.machine.Len():

@@ -69,6 +69,8 @@ type Options struct {
 	DefaultActor string
 	// Events is told of what happens to sessions; nil: nobody is.
 	Events Publisher
+	// Proofs lets the node prove that a peer's answer is false; nil: such an answer is refused, and nothing is kept of it.
+	Proofs Proofs
 	// Peers carries messages to the other Layer 2 nodes of the ledger's list; nil: this node works alone, whatever the
 	// list says. The engine runs it.
 	Peers Peers

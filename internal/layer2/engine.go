@@ -76,6 +76,7 @@ type Engine struct {
 	height   int64 // newest block told by OnBlock, or the ledger's height at the start
 	time     int64
 	advanced chan struct{} // closed and replaced at every block
+	accused  accusations
 }
 
 type counts struct {
@@ -375,8 +376,12 @@ func (e *Engine) OnBlock(b Block) {
 	}
 	close(e.advanced)
 	e.advanced = make(chan struct{})
+	provable := e.accused.provable(b.Height)
 	e.mu.Unlock()
 
+	for _, prove := range provable {
+		prove()
+	}
 	for i, s := range b.Sessions {
 		e.settle(settled[i], s, b)
 	}

@@ -2,6 +2,7 @@ package layer2
 
 import (
 	"context"
+	"slices"
 
 	"tandem/evidence"
 	"tandem/internal/httpsig"
@@ -12,11 +13,16 @@ import (
 // What this node keeps to prove what others did: for each session that has not ended, at most one evidence file of each
 // kind, made when a request or a peer's step is refused. Package evidence says what each proves.
 
-// evidenceKinds gives each kind its number in the journal, the most telling first.
-var evidenceKinds = []evidence.Kind{evidence.TwoHistories, evidence.ForgedRequest, evidence.TwoAnswers, evidence.TwoRequests}
+// evidenceKinds gives each kind its number in the journal.
+var evidenceKinds = []evidence.Kind{
+	evidence.TwoHistories, evidence.ForgedRequest, evidence.TwoAnswers, evidence.TwoRequests, evidence.WrongAnswer, evidence.WrongEndorsement,
+}
+
+// telling are the numbers of the kinds, the most telling first.
+var telling = []uint64{0, 1, 2, 4, 5, 3}
 
 // Evidence returns the evidence file of a kind that this node holds about a session; with an empty kind, the most telling
-// there is. Refusals: session-not-found, not-found if there is none.
+// there is. Refusals: session-not-found, not-found if there is none, height-not-reached if there will be at the next block.
 func (e *Engine) Evidence(_ context.Context, id wire.SessionID, kind string) ([]byte, error) {
 	leave, err := e.enter()
 	if err != nil {
@@ -31,17 +37,21 @@ func (e *Engine) Evidence(_ context.Context, id wire.SessionID, kind string) ([]
 		if o.refused != nil {
 			return nil, o.refused
 		}
-		for i, k := range evidenceKinds {
-			if kind != "" && kind != string(k) {
+		for _, i := range telling {
+			if kind != "" && kind != string(evidenceKinds[i]) {
 				continue
 			}
-			file, ok, err := e.journal.get(keyNumbered(id, partProof, uint64(i)))
+			file, ok, err := e.journal.get(keyNumbered(id, partProof, i))
 			if err != nil {
 				return nil, e.diskRefusal(err)
 			}
 			if ok {
 				return file, nil
 			}
+		}
+		if height := e.accusing(o); height > 0 && (kind == "" || kind == string(evidence.WrongAnswer) || kind == string(evidence.WrongEndorsement)) {
+			return nil, refusal.New(refusal.HeightNotReached, "the evidence about the session waits for block %d, which holds the state's root", height).
+				With("session", id.String()).With("retry_after_seconds", 1)
 		}
 		return nil, refusal.New(refusal.NotFound, "this node holds no such evidence about the session").With("session", id.String())
 	})
@@ -95,14 +105,7 @@ func (o *owner) suspectNode(r *wire.Recorded, previous wire.Digest) {
 // keep writes an evidence file, if it is one, and the first of its kind. That the write fails is found again by the next
 // one that somebody waits for.
 func (o *owner) keep(kind evidence.Kind, sequence uint64, file func() ([]byte, error)) {
-	number := uint64(0)
-	for i, k := range evidenceKinds {
-		if k == kind {
-			number = uint64(i)
-		}
-	}
-	key := keyNumbered(o.id, partProof, number)
-	if _, have, err := o.e.journal.get(key); err != nil || have {
+	if o.haveProof(kind) {
 		return
 	}
 	made, err := file()
@@ -110,7 +113,17 @@ func (o *owner) keep(kind evidence.Kind, sequence uint64, file func() ([]byte, e
 		return
 	}
 	o.note(auditRecord{Event: auditEvidence, Sequence: sequence, Code: string(kind)})
-	if o.e.journal.append(op{key, made}) == nil {
+	if o.e.journal.append(op{o.proofKey(kind), made}) == nil {
 		o.e.o.Logger.Warn("evidence kept", "session", o.id, "step", sequence, "kind", kind)
 	}
+}
+
+// haveProof reports whether there is evidence of a kind; also if the disk cannot say.
+func (o *owner) haveProof(kind evidence.Kind) bool {
+	_, have, err := o.e.journal.get(o.proofKey(kind))
+	return err != nil || have
+}
+
+func (o *owner) proofKey(kind evidence.Kind) []byte {
+	return keyNumbered(o.id, partProof, uint64(slices.Index(evidenceKinds, kind)))
 }

@@ -9,6 +9,7 @@ import (
 
 	"tandem"
 	"tandem/internal/exec"
+	"tandem/internal/judge"
 	"tandem/internal/ledger"
 	"tandem/internal/refusal"
 	"tandem/internal/session"
@@ -27,10 +28,13 @@ import (
 // step). None is missed, and a step that lost the race is run again before anybody has seen its answer.
 //
 // A view may be newer than the last block that OnBlock was told of. refresh waits for OnBlock to catch up; should that
-// take too long, the step runs on the newer view all the same, and the block finds the reads in the index when it comes.
+// take too long, the session is run again on the newer view, and the block finds the reads in the index when it comes.
 //
 // A session that no block has touched is put onto the newest view without being run: all its reads are in the index, no
 // change since met them, so running it again would ask the same questions, get the same answers, and so respond the same.
+//
+// So whatever this node signs about a step at a height, all the session's steps, run on the state at that height, answer
+// as recorded. docs/format/evidence.md builds on this: a node of which it is not true is convicted of a lie.
 
 // difference is why a session, run again, is not what it was.
 type difference struct {
@@ -166,38 +170,9 @@ func (o *owner) run(child *state.Overlay, req *wire.Request, sequence uint64, ti
 // errStale says that so many blocks came while a step ran that the state under it is no longer kept: run it again.
 var errStale = errors.New("the state under the step is gone")
 
-// admit says who acts with key, and refuses what Layer 1 would refuse: an unknown or revoked key, an originator that is
-// not on the list, a session that another has superseded, or that would supersede one which is committed.
+// admit is [judge.Admit] for this session.
 func (o *owner) admit(r ledger.Reader, key, originator wire.PublicKey) (tandem.Actor, error) {
-	actor, err := ledger.ActorOf(r, key)
-	if err != nil {
-		return tandem.Actor{}, err
-	}
-	if err := ledger.Originated(r, originator); err != nil {
-		return tandem.Actor{}, err
-	}
-	by, ok, err := ledger.SupersededBy(r, o.id, actor.ID)
-	if err != nil {
-		return tandem.Actor{}, err
-	}
-	if ok {
-		return tandem.Actor{}, refusal.New(refusal.Superseded, "session %s was committed in place of this one", by).With("superseded_by", by.String())
-	}
-	if was := o.body.Supersedes; was != nil {
-		if s, ok, err := ledger.SettledOf(r, *was); err != nil {
-			return tandem.Actor{}, err
-		} else if ok {
-			return tandem.Actor{}, refusal.New(refusal.AlreadySettled, "session %s, which this one would supersede, is committed", was).
-				With("supersedes", was.String()).With("height", s.Height)
-		}
-		if by, ok, err := ledger.SupersededBy(r, *was, actor.ID); err != nil {
-			return tandem.Actor{}, err
-		} else if ok && by != o.id {
-			return tandem.Actor{}, refusal.New(refusal.Superseded, "session %s, which this one would supersede, was superseded by %s", was, by).
-				With("supersedes", was.String()).With("superseded_by", by.String())
-		}
-	}
-	return actor, nil
+	return judge.Admit(r, o.id, o.body.Supersedes, key, originator)
 }
 
 // refresh puts the session onto the newest state, running it again if a block has touched it. After it, o.overlay stands on
@@ -212,6 +187,8 @@ func (o *owner) refresh(always bool) error {
 		if v.Height() < o.newest {
 			return refusal.New(refusal.HeightNotReached, "this node's ledger is at height %d, the session has seen %d", v.Height(), o.newest)
 		}
+		// Of a block that OnBlock has not told of in time nobody has compared the changes with the session's reads.
+		again = again || v.Height() > o.e.Height()
 		if !again {
 			if v.Height() != o.base {
 				o.source.base, o.base = v, v.Height()
@@ -240,6 +217,7 @@ func (o *owner) refresh(always bool) error {
 			o.e.hints.replace(o, o.overlay.Changes())
 			return nil
 		}
+		o.e.setDirty(o) // what it reads now is not in the index, so the block that has changed it has not marked it
 	}
 	return refusal.New(refusal.Overloaded, "blocks change what this session reads faster than it can be run again").With("retry_after_seconds", 1)
 }

@@ -47,6 +47,7 @@ func (o *owner) replicate(from wire.PublicKey, m wire.PeerStep) {
 	}
 	o.suspectNode(&m.Step, m.Previous)
 	o.dissent(from, sequence, m.Head, err)
+	o.suspectAnswer(&m.Step, m.Previous, err)
 }
 
 // replicated takes a peer's step into the session. With again it cannot yet: it has asked the peer for what is missing, and

@@ -232,6 +232,9 @@ func (l *link) lastError() string {
 	return l.last
 }
 
+// Close gives back the address of a transport that is not run.
+func (g *GRPC) Close() error { return g.listener.Close() }
+
 // Run serves and dials until ctx ends.
 func (g *GRPC) Run(ctx context.Context, r Receiver) error {
 	server := grpc.NewServer(

@@ -13,6 +13,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	ics23 "github.com/cosmos/ics23/go"
 
+	"tandem/internal/proof"
 	"tandem/internal/wire"
 )
 
@@ -81,7 +82,7 @@ func (m model) between(start, end []byte) []Entry {
 	entries := []Entry{}
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		if k >= string(start) && (end == nil || k < string(end)) {
-			entries = append(entries, Entry{[]byte(k), []byte(m[k])})
+			entries = append(entries, Entry{Key: []byte(k), Value: []byte(m[k])})
 		}
 	}
 	return entries
@@ -177,6 +178,9 @@ func check(t fataler, s *Store, h *history) {
 			t.Fatalf("At(%d): %v", height, err)
 		}
 		checkVersion(t, s, v, h.models[height])
+		if height == last {
+			checkWhole(t, s, height, h.models[height], h.models[height].oracle(t))
+		}
 		needed[string(versionKey(uint64(height)))] = true
 		if height > s.Oldest() {
 			needed[string(staleKey(uint64(height)))] = true
@@ -270,10 +274,21 @@ func records(t fataler, s *Store) []string {
 	return keys
 }
 
-// checkProof asks for a proof of key and has stock ICS-23 verify it against the root.
+// checkProof asks for a proof of key and has stock ICS-23 verify it against the root; and for the short proof, which package proof
+// verifies.
 func checkProof(t fataler, s *Store, height int64, m model, root wire.Digest, key []byte) {
 	t.Helper()
-	proof, err := s.Prove(height, key)
+	known, err := s.Trace(height, key)
+	if err != nil {
+		t.Fatalf("Trace(%d, %q): %v", height, key, err)
+	}
+	if got, err := known.Root(); err != nil || got != root {
+		t.Fatalf("height %d: the trace of %q leads to %s, %v, the root is %s", height, key, got, err, root)
+	}
+	if want, ok := m[string(key)]; ok != known.Present || want != string(known.Value) {
+		t.Fatalf("height %d: the trace of %q is %v %q, want %v %q", height, key, known.Present, known.Value, ok, want)
+	}
+	p, err := s.Prove(height, key)
 	if len(m) == 0 {
 		if err != ErrEmptyTree {
 			t.Fatalf("Prove on an empty version: %v, want ErrEmptyTree", err)
@@ -284,14 +299,33 @@ func checkProof(t fataler, s *Store, height int64, m model, root wire.Digest, ke
 		t.Fatalf("Prove(%d, %q): %v", height, key, err)
 	}
 	value, ok := m[string(key)]
-	if ok != ics23.VerifyMembership(ics23.SmtSpec, root[:], proof, key, Committed([]byte(value))) {
+	if ok != ics23.VerifyMembership(ics23.SmtSpec, root[:], p, key, Committed([]byte(value))) {
 		t.Fatalf("height %d: membership of %q is %v, its proof says otherwise", height, key, ok)
 	}
-	if ok == ics23.VerifyNonMembership(ics23.SmtSpec, root[:], proof, key) {
+	if ok == ics23.VerifyNonMembership(ics23.SmtSpec, root[:], p, key) {
 		t.Fatalf("height %d: absence of %q is %v, its proof says otherwise", height, key, !ok)
 	}
 }
 
+// checkWhole has package proof take the exported version for the whole state under its root.
+func checkWhole(t fataler, s *Store, height int64, m model, root wire.Digest) {
+	t.Helper()
+	var packed []byte
+	if _, err := s.Export(height, func(_ int, chunk []byte) error { packed = append(packed, chunk...); return nil }); err != nil {
+		t.Fatalf("Export(%d): %v", height, err)
+	}
+	whole, err := proof.Whole(root, packed)
+	if err != nil {
+		t.Fatalf("height %d: %v", height, err)
+	}
+	if got, want := collect(t, whole, nil, nil), m.between(nil, nil); !equalEntries(got, want) {
+		t.Fatalf("height %d: the whole state is %v, want %v", height, got, want)
+	}
+}
+
 func isDamaged(err error) bool { return errors.Is(err, ErrDamaged) }
+
+// emptyValue is what the trie commits to in place of an empty value.
+const emptyValue = "tandem:empty"
 
 func keyN(n int) []byte { return fmt.Appendf(nil, "a/key/%08d", n) }

@@ -303,7 +303,7 @@ func TestRebase(t *testing.T) {
 	o.Set([]byte("b"), []byte("mine"))
 	child := o.Child()
 	child.Rebase(spy(model{"a": "2", "b": "2", "c": "2"}))
-	want := []Entry{{[]byte("a"), []byte("2")}, {[]byte("b"), []byte("mine")}, {[]byte("c"), []byte("2")}}
+	want := []Entry{{Key: []byte("a"), Value: []byte("2")}, {Key: []byte("b"), Value: []byte("mine")}, {Key: []byte("c"), Value: []byte("2")}}
 	if got := collect(t, child, nil, nil); !equalEntries(got, want) {
 		t.Errorf("after Rebase: %q, want %q", got, want)
 	}
@@ -336,11 +336,11 @@ func TestScanThroughLayers(t *testing.T) {
 	c.Set([]byte("a"), []byte("step"))
 	c.Set([]byte("b"), []byte("step"))
 	c.Delete([]byte("d"))
-	want := []Entry{{[]byte("a"), []byte("step")}, {[]byte("b"), []byte("step")}, {[]byte("c"), []byte("base")}}
+	want := []Entry{{Key: []byte("a"), Value: []byte("step")}, {Key: []byte("b"), Value: []byte("step")}, {Key: []byte("c"), Value: []byte("base")}}
 	if got := collect(t, c, nil, nil); !equalEntries(got, want) {
 		t.Errorf("scan of the child: %q, want %q", got, want)
 	}
-	want = []Entry{{[]byte("a"), []byte("session")}, {[]byte("c"), []byte("base")}, {[]byte("d"), []byte("session")}}
+	want = []Entry{{Key: []byte("a"), Value: []byte("session")}, {Key: []byte("c"), Value: []byte("base")}, {Key: []byte("d"), Value: []byte("session")}}
 	if got := collect(t, o, nil, nil); !equalEntries(got, want) {
 		t.Errorf("scan of the session: %q, want %q", got, want)
 	}

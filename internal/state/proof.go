@@ -7,6 +7,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	ics23 "github.com/cosmos/ics23/go"
 
+	"tandem/internal/proof"
 	"tandem/internal/wire"
 )
 
@@ -23,11 +24,11 @@ func (s *Store) Prove(height int64, key []byte) (*ics23.CommitmentProof, error) 
 	if err != nil {
 		return nil, err
 	}
-	proof, err := s.prove(v, key)
+	p, err := s.prove(v, key)
 	if err != nil && err != ErrEmptyTree {
 		return nil, s.explain(height, err)
 	}
-	return proof, err
+	return p, err
 }
 
 func (s *Store) prove(v *version, key []byte) (*ics23.CommitmentProof, error) {
@@ -51,6 +52,49 @@ func (s *Store) prove(v *version, key []byte) (*ics23.CommitmentProof, error) {
 		return nil, err
 	}
 	return &ics23.CommitmentProof{Proof: &ics23.CommitmentProof_Nonexist{Nonexist: absence}}, nil
+}
+
+// Trace returns key's value at a height and the proof of it, or of its absence, against the root of that version: what
+// package proof checks. Errors: [ErrNoVersion], [ErrPruned], [ErrDamaged], [ErrClosed].
+func (s *Store) Trace(height int64, key []byte) (proof.Known, error) {
+	if err := s.enter(); err != nil {
+		return proof.Known{}, err
+	}
+	defer s.leave()
+	v, err := s.versionAt(height)
+	if err != nil {
+		return proof.Known{}, err
+	}
+	known, err := s.trace(v, key)
+	if err != nil {
+		return proof.Known{}, s.explain(height, err)
+	}
+	return known, nil
+}
+
+func (s *Store) trace(v *version, key []byte) (proof.Known, error) {
+	known := proof.Known{Key: bytes.Clone(key)}
+	way, err := s.descend(v.root, sha256.Sum256(key))
+	if err != nil {
+		return known, err
+	}
+	for _, sibling := range way.siblings {
+		known.Proof.Siblings = append(known.Proof.Siblings, hashOf(sibling))
+	}
+	if way.end == nil {
+		return known, nil
+	}
+	path := wire.Digest(sha256.Sum256(way.end.key))
+	value, err := valueOf(s.db, v, path, way.end)
+	if err != nil {
+		return known, err
+	}
+	if bytes.Equal(way.end.key, key) {
+		known.Value, known.Present = value, true
+	} else {
+		known.Proof.Other = &proof.Leaf{Path: path, Value: proof.ValueHash(value)}
+	}
+	return known, nil
 }
 
 // descent is the way from the root towards a path: the siblings passed, uppermost first, and what stands at its end.
@@ -90,7 +134,7 @@ func (s *Store) exist(v *version, way *descent) (*ics23.ExistenceProof, error) {
 		return nil, err
 	}
 	spec := ics23.SmtSpec
-	proof := &ics23.ExistenceProof{Key: bytes.Clone(key), Value: Committed(value), Leaf: &ics23.LeafOp{
+	p := &ics23.ExistenceProof{Key: bytes.Clone(key), Value: Committed(value), Leaf: &ics23.LeafOp{
 		Hash:         spec.LeafSpec.Hash,
 		PrehashKey:   spec.LeafSpec.PrehashKey,
 		PrehashValue: spec.LeafSpec.PrehashValue,
@@ -105,9 +149,9 @@ func (s *Store) exist(v *version, way *descent) (*ics23.ExistenceProof, error) {
 		} else {
 			step.Prefix = append(step.Prefix, sibling[:]...)
 		}
-		proof.Path = append(proof.Path, step)
+		p.Path = append(p.Path, step)
 	}
-	return proof, nil
+	return p, nil
 }
 
 // valueOf returns the value of a leaf, with its height and its hash checked.

@@ -24,6 +24,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+
+	"tandem/internal/proof"
 )
 
 // Sizes that the store accepts. Callers that take keys and values from outside refuse larger ones before they get here:
@@ -63,9 +65,7 @@ var (
 )
 
 // Entry is one key with its value.
-type Entry struct {
-	Key, Value []byte
-}
+type Entry = proof.Entry
 
 // Reader reads one state. The returned slices belong to the caller.
 type Reader interface {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sort"
 
+	"tandem/internal/proof"
 	"tandem/internal/wire"
 )
 
@@ -58,42 +59,14 @@ func hashOf(n *node) wire.Digest {
 
 // leafHash returns the hash of the leaf of a key with this path and value.
 func leafHash(path wire.Digest, value []byte) wire.Digest {
-	var preimage [65]byte
-	copy(preimage[1:], path[:])
-	digest := sha256.Sum256(Committed(value))
-	copy(preimage[33:], digest[:])
-	return sha256.Sum256(preimage[:])
+	return proof.LeafHash(path, proof.ValueHash(value))
 }
 
-// innerHash returns the hash of an inner node.
-func innerHash(left, right wire.Digest) wire.Digest {
-	var preimage [65]byte
-	preimage[0] = 1
-	copy(preimage[1:], left[:])
-	copy(preimage[33:], right[:])
-	return sha256.Sum256(preimage[:])
-}
-
-// emptyValue is what the trie commits to in place of an empty value.
-const emptyValue = "tandem:empty"
-
-// Committed returns the bytes that the trie commits to for a value: the value itself, but for one family. Neither
-// celestiaorg/smt (where an empty value means deletion) nor ICS-23 (which refuses leaves without a value) knows a present
-// empty value, so "" is committed as "tandem:empty"; to keep the mapping one to one, that text itself is committed twice
-// over, and so on: n copies as n+1 copies. Only who verifies proofs of such values ever needs this function.
-func Committed(value []byte) []byte {
-	rest := value
-	for bytes.HasPrefix(rest, []byte(emptyValue)) {
-		rest = rest[len(emptyValue):]
-	}
-	if len(rest) > 0 {
-		return value
-	}
-	return append([]byte(emptyValue), value...)
-}
+// Committed returns the bytes that the trie commits to for a value; see [proof.Committed].
+func Committed(value []byte) []byte { return proof.Committed(value) }
 
 // bit returns bit i of path, counted from the most significant one.
-func bit(path *wire.Digest, i int) byte { return path[i/8] >> (7 - i%8) & 1 }
+func bit(path *wire.Digest, i int) byte { return proof.Bit(path, i) }
 
 // prefix returns path with all bits from the given depth on cleared.
 func prefix(path *wire.Digest, depth int) wire.Digest {
@@ -121,7 +94,7 @@ func combine(left, right *node) *node {
 	case right == nil && left.kind == leaf:
 		return left
 	}
-	return &node{kind: inner, hash: innerHash(hashOf(left), hashOf(right)), left: left, right: right}
+	return &node{kind: inner, hash: proof.InnerHash(hashOf(left), hashOf(right)), left: left, right: right}
 }
 
 // place is where in the trie a page stands: its depth, a multiple of pageBits, and the path bits above it, the rest zero.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -288,6 +289,34 @@ func TestOneProcessTwoRoles(t *testing.T) {
 	}
 	if err := n.Run(t.Context()); err == nil {
 		t.Error("a node ran twice")
+	}
+}
+
+// TestLayer2DoesNotOpen: a node whose session log cannot be opened says so and keeps no address.
+func TestLayer2DoesNotOpen(t *testing.T) {
+	t.Parallel()
+	o := demo(1, 2)
+	configs, err := testnet.Init(t.TempDir(), o.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := configs[1]
+	if err := os.WriteFile(filepath.Join(cfg.Home, "layer2"), []byte("no directory"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n, err := node.New(cfg, o.Service, node.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Run(within(t, time.Minute)); err == nil || !strings.Contains(err.Error(), "layer 2") {
+		t.Fatalf("the node ran: %v", err)
+	}
+	for _, address := range []string{cfg.Layer2.PeerListen, cfg.HTTP.Listen} {
+		l, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatalf("the address stays taken: %v", err)
+		}
+		_ = l.Close()
 	}
 }
 

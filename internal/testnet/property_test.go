@@ -169,6 +169,7 @@ func playHistory(rt *rapid.T, sessions int, tally map[string]int) {
 		rt.Fatalf("lie %q of node %d, plan %+v: %s", lie.Name, liar, plan, fmt.Sprintf(format, args...))
 	}
 	checkHistory(fail, w, all, liar, lie.Name)
+	tally["claims"] += w.acquitted(fail)
 	for _, p := range all {
 		tally[p.outcome]++
 		tally["steps"] += len(p.steps)

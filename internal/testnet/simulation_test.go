@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +28,7 @@ import (
 	"tandem/internal/ledger"
 	"tandem/internal/peer"
 	"tandem/internal/refusal"
+	"tandem/internal/signedblock/signtest"
 	"tandem/internal/state"
 	"tandem/internal/testnet"
 	"tandem/internal/wire"
@@ -84,6 +84,8 @@ type simulation struct {
 	chain    *simChain
 	nodes    []*simNode
 	genesis  []byte
+	signers  *signtest.Validators
+	claims   *claims // of the honest nodes
 	options  func(i int, o *layer2.Options)
 	attempts atomic.Int64 // requests that clients have sent
 	onTick   func(attempt int64)
@@ -127,7 +129,7 @@ func (n *simNode) url() string            { return fmt.Sprintf("http://node%d.te
 
 // newSimulation makes a network of so many Layer 2 nodes and actors actor0, actor1, ... Nodes are started with start.
 func newSimulation(t fataler, nodes, actors int) *simulation {
-	w := &simulation{t: t, svc: counters(), mesh: peer.NewMesh(), done: make(chan struct{})}
+	w := &simulation{t: t, svc: counters(), mesh: peer.NewMesh(), done: make(chan struct{}), signers: signtest.New(simChainID, 4), claims: newClaims()}
 	runner := exec.New(w.svc, exec.Options{Framework: ledger.Routes()})
 	var g ledger.Genesis
 	g.Tandem.Parameters = ledger.DefaultParameters(w.svc, runner.Fingerprint())
@@ -144,10 +146,8 @@ func newSimulation(t fataler, nodes, actors int) *simulation {
 	if err != nil {
 		t.Fatalf("genesis: %v", err)
 	}
-	if w.genesis, err = json.Marshal(map[string]any{"chain_id": simChainID, "app_state": json.RawMessage(app)}); err != nil {
-		t.Fatalf("genesis: %v", err)
-	}
-	store, err := state.Open("state", state.Options{FS: vfs.NewMem(), Keep: 200})
+	w.genesis = w.signers.Genesis(app)
+	store, err := state.Open("state", state.Options{FS: vfs.NewMem(), Keep: 5000})
 	if err != nil {
 		t.Fatalf("state: %v", err)
 	}
@@ -321,10 +321,12 @@ func (n *simNode) start() {
 	var peers layer2.Peers = w.mesh.Node(n.public())
 	if n.lie.Peers != nil {
 		peers = n.lie.Peers(peers)
+	} else if n.lie.Front == nil {
+		peers = w.claims.heard(n.public(), peers)
 	}
 	o := layer2.Options{
 		Ledger: simLedger{w.chain, n, life}, Runner: runner, Key: n.key, ChainID: simChainID, FS: fs, Peers: mortal{peers, n, life},
-		ResubmitBlocks: 1, ResubmitEvery: 200 * time.Millisecond, Halt: func(err error) { panic(err) },
+		ResubmitBlocks: 1, ResubmitEvery: 200 * time.Millisecond, Proofs: simProofs{w.chain.store, w}, Halt: func(err error) { panic(err) },
 	}
 	if w.options != nil {
 		w.options(n.i, &o)

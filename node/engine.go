@@ -41,6 +41,7 @@ const (
 // tuning is what is chosen by the number of validators.
 type tuning struct {
 	propose, vote, gossip, flush time.Duration
+	linger                       time.Duration // how long a proposer without sessions waits for one
 }
 
 // tuned fills in what the configuration leaves to us. Sources: our own runs (docs/benchmarks.md, docs/operations.md "Timeouts").
@@ -68,6 +69,7 @@ func (c ConsensusConfig) tuned(validators int) tuning {
 	if c.GossipSleep > 0 {
 		t.gossip = time.Duration(c.GossipSleep)
 	}
+	t.linger = t.propose / 5 // the others wait for a proposal all the while
 	return t
 }
 

@@ -273,6 +273,7 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 		Halt:            n.fail,
 		MempoolPerActor: n.cfg.Mempool.PerActor,
 		Watchdog:        n.cfg.watchdog(),
+		Linger:          n.cfg.Consensus.tuned(len(n.doc.Validators)).linger,
 	})
 	height, _, blockTime := p.store.Version()
 	if height > 0 {

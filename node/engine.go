@@ -61,7 +61,7 @@ func (c ConsensusConfig) tuned(validators int) tuning {
 	case validators <= 10:
 		t.gossip = 30 * time.Millisecond
 	default:
-		t.gossip = 50 * time.Millisecond
+		t.gossip = 100 * time.Millisecond
 	}
 	if c.Propose > 0 {
 		t.propose = time.Duration(c.Propose)

@@ -59,9 +59,9 @@ func (c ConsensusConfig) tuned(validators int) tuning {
 	case validators <= 4:
 		t.gossip = 20 * time.Millisecond
 	case validators <= 10:
-		t.gossip = 30 * time.Millisecond
-	default:
 		t.gossip = 100 * time.Millisecond
+	default:
+		t.gossip = 250 * time.Millisecond // shorter than a commit, it sends what has just been pushed a second time
 	}
 	if c.Propose > 0 {
 		t.propose = time.Duration(c.Propose)

@@ -19,6 +19,12 @@ func quietly(peer *pushPeer) p2p.Peer {
 	return newQuieter(4, quietHold).InitPeer(peer)
 }
 
+// afterHold returns when what is kept now has been sent, in the time of the test's bubble.
+func afterHold() {
+	<-time.After(2 * quietHold)
+	synctest.Wait()
+}
+
 func stateMessage(m p2p.Envelope) p2p.Envelope {
 	m.ChannelID = cometconsensus.StateChannel
 	return m
@@ -51,8 +57,7 @@ func TestQuietPeerCollects(t *testing.T) {
 		if got := to.sent(); len(got) != 1 {
 			t.Fatalf("sent at once: %v", got[1:])
 		}
-		time.Sleep(2 * quietHold)
-		synctest.Wait()
+		afterHold()
 		got := to.sent()[1:]
 		if len(got) != 3 {
 			t.Fatalf("sent %v, want a step and two sets of votes", got)
@@ -70,8 +75,7 @@ func TestQuietPeerCollects(t *testing.T) {
 		}
 		// One more: the message tells of all again, so that an earlier one may be lost.
 		peer.TrySend(hasVote(7, 0, cometproto.PrevoteType, 3))
-		time.Sleep(2 * quietHold)
-		synctest.Wait()
+		afterHold()
 		got = to.sent()[4:]
 		if len(got) != 1 {
 			t.Fatalf("sent %v", got)
@@ -127,8 +131,7 @@ func TestQuietPeerPasses(t *testing.T) {
 		peer.Send(stepAt(8, 0, 3)) // overtaken
 		peer.TrySend(hasVote(7, 1, cometproto.PrevoteType, 0))
 		peer.TrySend(hasVote(9, 0, cometproto.PrevoteType, 4)) // there are four validators, 0 to 3
-		time.Sleep(2 * quietHold)
-		synctest.Wait()
+		afterHold()
 		if got := to.sent(); !slices.EqualFunc(got, at, func(a, b p2p.Envelope) bool { return a.Message == b.Message }) {
 			t.Errorf("sent %v", got)
 		}
@@ -144,14 +147,12 @@ func TestQuietPeerTriesAgain(t *testing.T) {
 		to.full = true
 		peer.TrySend(hasVote(7, 0, cometproto.PrevoteType, 1))
 		peer.Send(stepAt(7, 0, cometcstypes.RoundStepPrevote))
-		time.Sleep(3 * quietHold)
-		synctest.Wait()
+		afterHold()
 		if got := to.sent(); len(got) != 1 {
 			t.Fatalf("sent %v", got)
 		}
 		to.full = false
-		time.Sleep(2 * quietHold)
-		synctest.Wait()
+		afterHold()
 		if got := to.sent(); len(got) != 3 {
 			t.Errorf("sent %v", got)
 		}

@@ -120,7 +120,9 @@ func (a *App) PrepareProposal(_ context.Context, req *abci.RequestPrepareProposa
 	slot := Slot{Height: req.Height, Time: req.Time.UnixMilli()}
 	offered := req.Txs
 	if len(offered) == 0 && a.linger > 0 {
-		offered = a.pool.wait(a.linger) // CheckTx does not take mu
+		ctx, cancel := limited(context.Background(), a.linger, nil)
+		offered = a.pool.wait(ctx) // CheckTx does not take mu
+		cancel()
 	}
 	ctx, cancel := limited(context.Background(), 2*a.watchdog, errProposalTime)
 	defer cancel()

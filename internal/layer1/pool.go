@@ -1,10 +1,10 @@
 package layer1
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"sync"
-	"time"
 
 	"tandem/internal/refusal"
 	"tandem/internal/wire"
@@ -55,10 +55,8 @@ func (p *pool) add(tx wire.Digest, actor string, height int64, bytes []byte) err
 	return nil
 }
 
-// wait returns the transactions counted since the last block as soon as there is one, or none after at most d.
-func (p *pool) wait(d time.Duration) [][]byte {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
+// wait returns the transactions counted since the last block as soon as there is one, or none when ctx ends.
+func (p *pool) wait(ctx context.Context) [][]byte {
 	for {
 		p.mu.Lock()
 		fresh := slices.Clone(p.fresh)
@@ -68,7 +66,7 @@ func (p *pool) wait(d time.Duration) [][]byte {
 		}
 		select {
 		case <-p.arrived:
-		case <-timer.C:
+		case <-ctx.Done():
 			return nil
 		}
 	}

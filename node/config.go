@@ -68,7 +68,8 @@ type P2PConfig struct {
 // ConsensusConfig tunes Layer 1. All validators should have the same values. Zero durations are chosen by the number
 // of validators, see [ConsensusConfig.tuned].
 type ConsensusConfig struct {
-	// Propose is how long a validator waits for a proposal before it votes for none. Default by number of validators.
+	// Propose is how long a validator waits for a proposal before it votes for none. Default by number of validators. A
+	// proposer that has no session to propose waits a fifth of it for one.
 	Propose Duration `toml:"propose"`
 	// GossipSleep is the pause between two looks for what a peer lacks. Default by number of validators.
 	GossipSleep Duration `toml:"gossip_sleep"`

@@ -52,7 +52,8 @@ func newConsensus(ctx context.Context, cfg Config, doc *comettypes.GenesisDoc, a
 	}()
 	push := newPusher(validator)
 	n, err := cometnode.NewNodeWithContext(ctx, ec, push, key, clients{app}, func() (*comettypes.GenesisDoc, error) { return doc, nil },
-		dbs.provide, cometnode.DefaultMetricsProvider(&cometconfig.InstrumentationConfig{}), log)
+		dbs.provide, cometnode.DefaultMetricsProvider(&cometconfig.InstrumentationConfig{}), log,
+		cometnode.CustomReactors(map[string]p2p.Reactor{"QUIETER": newQuieter(len(doc.Validators), ec.Consensus.PeerGossipSleepDuration/4)}))
 	if err != nil && resuming && strings.HasPrefix(err.Error(), "error during handshake") {
 		// CometBFT flattens its errors. Blocks are there, or state, or both, and they do not fit together.
 		return nil, &HaltError{Cause: err}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ const (
 // tuning is what is chosen by the number of validators.
 type tuning struct {
 	propose, vote, gossip, flush time.Duration
+	linger                       time.Duration // how long a proposer without sessions waits for one
 }
 
 // tuned fills in what the configuration leaves to us. Sources: our own runs (docs/benchmarks.md, docs/operations.md "Timeouts").
@@ -57,9 +59,9 @@ func (c ConsensusConfig) tuned(validators int) tuning {
 	case validators <= 4:
 		t.gossip = 20 * time.Millisecond
 	case validators <= 10:
-		t.gossip = 30 * time.Millisecond
+		t.gossip = 100 * time.Millisecond
 	default:
-		t.gossip = 50 * time.Millisecond
+		t.gossip = 250 * time.Millisecond // shorter than a commit, it sends what has just been pushed a second time
 	}
 	if c.Propose > 0 {
 		t.propose = time.Duration(c.Propose)
@@ -67,6 +69,7 @@ func (c ConsensusConfig) tuned(validators int) tuning {
 	if c.GossipSleep > 0 {
 		t.gossip = time.Duration(c.GossipSleep)
 	}
+	t.linger = t.propose / 5 // the others wait for a proposal all the while
 	return t
 }
 
@@ -154,7 +157,8 @@ func (c Config) loadNodeKey() (*p2p.NodeKey, error) {
 // knows and that is never used. CometBFT's own loader ends the process on a bad file; this one says what is wrong.
 //
 // The sign state is made when the key has none yet and no block has been stored. A validator whose sign state is lost
-// while its blocks are there is refused: it could sign a second time for a height it has voted on.
+// while its blocks are there is refused: it could sign a second time for a height it has voted on. A sign state that
+// CometBFT's own signer has written is taken over.
 func (c Config) loadValidator() (comettypes.PrivValidator, error) {
 	if !c.Has(RoleValidator) {
 		return comettypes.NewMockPV(), nil
@@ -168,34 +172,24 @@ func (c Config) loadValidator() (comettypes.PrivValidator, error) {
 	if err := cometjson.Unmarshal(text, &key); err != nil || key.PrivKey == nil {
 		return nil, fmt.Errorf("validator key: %s: not a key file (%v)", keyFile, err)
 	}
-	validator := privval.NewFilePV(key.PrivKey, keyFile, stateFile)
 	text, err = os.ReadFile(stateFile)
+	var validator *signer
+	var last privval.FilePVLastSignState
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		if _, statErr := os.Stat(filepath.Join(c.Home, engineDir, "blockstore.db")); statErr == nil {
 			return nil, fmt.Errorf("validator: %s is missing though blocks are stored: without it this validator could vote twice", stateFile)
 		}
-		state, err := cometjson.MarshalIndent(validator.LastSignState, "", "  ")
-		if err != nil {
-			return nil, fmt.Errorf("validator: %w", err)
-		}
-		if err := writeFile(stateFile, state, 0o600); err != nil {
-			return nil, fmt.Errorf("validator: %w", err)
-		}
-		return validator, nil
+		validator, err = createSigner(key.PrivKey, stateFile, last)
 	case err != nil:
-		return nil, fmt.Errorf("validator: %w", err)
+	case bytes.Contains(text, []byte(`"signbytes"`)) && cometjson.Unmarshal(text, &last) == nil: // CometBFT's, after a signature
+		validator, err = createSigner(key.PrivKey, stateFile, last)
+	default:
+		validator, err = openSigner(key.PrivKey, stateFile)
 	}
-	var last privval.FilePVLastSignState
-	if err := cometjson.Unmarshal(text, &last); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("validator: %s: %w", stateFile, err)
 	}
-	// The fields one by one: the destination keeps its file name.
-	validator.LastSignState.Height = last.Height
-	validator.LastSignState.Round = last.Round
-	validator.LastSignState.Step = last.Step
-	validator.LastSignState.Signature = last.Signature
-	validator.LastSignState.SignBytes = last.SignBytes
 	return validator, nil
 }
 

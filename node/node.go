@@ -90,6 +90,7 @@ type Node struct {
 	doc       *comettypes.GenesisDoc
 	start     ledger.Genesis
 	validator comettypes.PrivValidator
+	signer    *signer            // what validator wraps; nil without the role
 	key       ed25519.PrivateKey // Layer 2 key; nil without the role
 	custody   map[string]ed25519.PrivateKey
 	listener  net.Listener // nil if no HTTP is served
@@ -175,6 +176,7 @@ func (n *Node) load() error {
 	if n.validator, err = n.cfg.loadValidator(); err != nil {
 		return err
 	}
+	n.signer, _ = n.validator.(*signer)
 	if n.wrapValidator != nil {
 		n.validator = n.wrapValidator(n.validator)
 	}
@@ -204,10 +206,17 @@ func (n *Node) Close() error {
 		return nil
 	}
 	n.ran = true
+	n.stopSigning()
 	if n.listener == nil {
 		return nil
 	}
 	return n.listener.Close()
+}
+
+func (n *Node) stopSigning() {
+	if n.signer != nil {
+		_ = n.signer.close() // every record is synced when it is written
+	}
 }
 
 // Run opens everything, runs the node until ctx ends or the node halts, and closes everything. It returns nil after an
@@ -220,6 +229,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.ran = true
 	n.mu.Unlock()
+	defer n.stopSigning() // last: an engine that was given up must not sign beside the next one on this home
 
 	p, err := n.open(ctx)
 	if err != nil {
@@ -264,6 +274,7 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 		Halt:            n.fail,
 		MempoolPerActor: n.cfg.Mempool.PerActor,
 		Watchdog:        n.cfg.watchdog(),
+		Linger:          n.cfg.Consensus.tuned(len(n.doc.Validators)).linger,
 	})
 	height, _, blockTime := p.store.Version()
 	if height > 0 {

@@ -103,6 +103,8 @@ func (p *pushPeer) at(height int64, round int32) {
 	p.state.ApplyNewRoundStepMessage(&cometconsensus.NewRoundStepMessage{Height: height, Round: round, Step: cometcstypes.RoundStepPropose})
 }
 
+func (p *pushPeer) Send(e p2p.Envelope) bool { return p.TrySend(e) }
+
 func (p *pushPeer) TrySend(e p2p.Envelope) bool {
 	if p.full {
 		return false

@@ -91,6 +91,9 @@ type Options struct {
 	Watchdog time.Duration
 	// QuarantineHeights is for how many blocks a session is left out of own proposals after it made one fail.
 	QuarantineHeights int64
+	// Linger is how long an own proposal for which there is no session yet waits for one; see PrepareProposal. It must be a
+	// small part of the time that the others wait for a proposal. 0 does not wait.
+	Linger time.Duration
 	// BlockOperations is how many state operations the sessions of one own proposal may use together; the first is always
 	// taken. Others' proposals may hold what they like.
 	BlockOperations uint64
@@ -131,6 +134,7 @@ type App struct {
 	onBlock  func(Block)
 	onHalt   func(error)
 	watchdog time.Duration
+	linger   time.Duration
 	budget   uint64
 	pool     *pool
 	ward     *ward
@@ -159,6 +163,7 @@ func New(o Options) *App {
 		store: o.Store, service: o.Service, logger: o.Logger, onBlock: o.OnBlock, onHalt: o.Halt,
 		rules:    Rules{Runner: o.Runner, Verified: NewVerified(VerifiedBytes)},
 		watchdog: max(orDefault(o.Watchdog, DefaultWatchdog), 0),
+		linger:   o.Linger,
 		budget:   orDefault(o.BlockOperations, DefaultBlockOperations),
 		pool:     newPool(orDefault(o.MempoolPerActor, DefaultMempoolPerActor)),
 		ward:     newWard(orDefault(o.QuarantineHeights, DefaultQuarantineHeights)),

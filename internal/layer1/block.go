@@ -105,6 +105,12 @@ func limited(ctx context.Context, d time.Duration, cause error) (context.Context
 // PrepareProposal makes a proposal of the transactions that the mempool offers: it replays them in order, leaves out what
 // fails, does not fit or is in quarantine, and puts in front the statement of the root that results. It does so also
 // when nothing is left: every block proves its result.
+//
+// When the mempool offers nothing it waits a little for a session (Options.Linger), and takes what CheckTx lets in
+// meanwhile. CometBFT asks for a block at once after each that has changed the app hash, so that a header says the new
+// one; without the wait that block would be empty, cost as much as the one before it, and a session that comes while it is
+// made would wait for its end. With it, the commits of a user who goes on share one block each with the proof of the
+// block before. It is a clock of this proposer's, which can only make its own proposal come later.
 func (a *App) PrepareProposal(_ context.Context, req *abci.RequestPrepareProposal) (*abci.ResponsePrepareProposal, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -112,10 +118,16 @@ func (a *App) PrepareProposal(_ context.Context, req *abci.RequestPrepareProposa
 		return nil, err
 	}
 	slot := Slot{Height: req.Height, Time: req.Time.UnixMilli()}
+	offered := req.Txs
+	if len(offered) == 0 && a.linger > 0 {
+		ctx, cancel := limited(context.Background(), a.linger, nil)
+		offered = a.pool.wait(ctx) // CheckTx does not take mu
+		cancel()
+	}
 	ctx, cancel := limited(context.Background(), 2*a.watchdog, errProposalTime)
 	defer cancel()
 	d := a.draft(slot, req.MaxTxBytes)
-	for _, tx := range req.Txs {
+	for _, tx := range offered {
 		if err := a.consider(ctx, d, tx); err != nil {
 			return nil, a.halt(err)
 		}

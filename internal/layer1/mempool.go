@@ -61,7 +61,7 @@ func (a *App) admit(tx []byte, recheck bool) error {
 			err = r
 		}
 	default:
-		return a.pool.add(hash, in.actor.ID, height)
+		return a.pool.add(hash, in.actor.ID, height, tx)
 	}
 	if err != nil && recheck {
 		a.pool.remove(hash)

@@ -1,7 +1,9 @@
 package layer1
 
 import (
+	"context"
 	"maps"
+	"slices"
 	"sync"
 
 	"tandem/internal/refusal"
@@ -14,9 +16,12 @@ import (
 type pool struct {
 	limit int // for one actor
 
+	arrived chan struct{} // holds a token when fresh may have become longer
+
 	mu     sync.Mutex
 	txs    map[wire.Digest]*waiting // guarded by mu
 	counts map[string]int           // by actor; guarded by mu
+	fresh  [][]byte                 // transactions counted since the last block, oldest first; guarded by mu
 }
 
 type waiting struct {
@@ -26,11 +31,11 @@ type waiting struct {
 }
 
 func newPool(limit int) *pool {
-	return &pool{limit: limit, txs: map[wire.Digest]*waiting{}, counts: map[string]int{}}
+	return &pool{limit: limit, arrived: make(chan struct{}, 1), txs: map[wire.Digest]*waiting{}, counts: map[string]int{}}
 }
 
-// add counts a transaction for its actor. Refusal: mempool-full.
-func (p *pool) add(tx wire.Digest, actor string, height int64) error {
+// add counts a transaction, with the hash tx, for its actor. Refusal: mempool-full.
+func (p *pool) add(tx wire.Digest, actor string, height int64, bytes []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if t, ok := p.txs[tx]; ok {
@@ -42,7 +47,29 @@ func (p *pool) add(tx wire.Digest, actor string, height int64) error {
 	}
 	p.txs[tx] = &waiting{actor: actor, seen: height}
 	p.counts[actor]++
+	p.fresh = append(p.fresh, bytes)
+	select {
+	case p.arrived <- struct{}{}:
+	default:
+	}
 	return nil
+}
+
+// wait returns the transactions counted since the last block as soon as there is one, or none when ctx ends.
+func (p *pool) wait(ctx context.Context) [][]byte {
+	for {
+		p.mu.Lock()
+		fresh := slices.Clone(p.fresh)
+		p.mu.Unlock()
+		if len(fresh) > 0 {
+			return fresh
+		}
+		select {
+		case <-p.arrived:
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // touch notes that a recheck met the transaction, which so is in the mempool, and returns why it was refused in an own
@@ -88,6 +115,7 @@ func (p *pool) committed(height int64, txs []wire.Digest) {
 	p.remove(txs...)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.fresh = nil // CometBFT holds its mempool while it commits: what was counted before is what it offers next
 	maps.DeleteFunc(p.txs, func(_ wire.Digest, t *waiting) bool {
 		if t.seen >= height-1 {
 			return false

@@ -1,6 +1,8 @@
 package layer2
 
 import (
+	"bytes"
+
 	"tandem/internal/refusal"
 	"tandem/internal/session"
 	"tandem/internal/wire"
@@ -44,7 +46,8 @@ func (c *cluster) compare(from wire.PublicKey, m wire.PeerSessions) {
 		o.mu.Lock()
 		mine := o.tip
 		o.mu.Unlock()
-		if t.Steps > mine.steps {
+		if t.Steps > mine.steps || t.Steps == mine.steps && bytes.Compare(t.Head[:], mine.head[:]) < 0 {
+			// It has steps that this node lacks, or the variant of the last one that both come to stand at.
 			c.send(from, wire.PeerFetch{Session: t.Session, From: max(1, mine.steps)}.Encode())
 		} else if t.Steps == mine.steps && t.Head == mine.head && mine.steps > 0 {
 			// What this node has endorsed may have been lost on the way.
@@ -80,6 +83,7 @@ func (c *cluster) fetched(from wire.PublicKey, m wire.PeerFetch) {
 		return
 	}
 	c.post(o, func(o *owner) {
+		o.sendVariants(from, m.From)
 		t, err := o.transcriptFrom(m.From)
 		if err != nil || !c.send(from, t.Encode()) {
 			c.send(from, wire.PeerMissing{Session: m.Session}.Encode())

@@ -115,6 +115,11 @@ func (o *owner) checkpointWith(req *wire.Request, place httpsig.Place, w chan<- 
 			case session.Later:
 				o.cp.putOff(w, func() error { return o.checkpointWith(req, place, w, seek) })
 				return nil
+			case session.Choose:
+				if err := o.choose(a); err != nil {
+					return err
+				}
+				return o.checkpointWith(req, place, w, seek)
 			case session.Seek:
 				o.seek(a.From, place, seek, func(_ *Answer, err error) { w <- settlement{err: err} }, func() {
 					if err := o.checkpointWith(req, place, w, false); err != nil {

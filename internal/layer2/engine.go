@@ -236,7 +236,7 @@ func (e *Engine) owner(id wire.SessionID, l *loaded) *owner {
 		e: e, id: id, open: l.open, body: l.body, actor: l.actor, openHeight: l.height, openTime: l.time, place: -1,
 		machine: l.machine, base: l.newest, newest: l.newest, asked: l.asked, askedTo: l.askedTo, size: l.unsettledSize(),
 		commit: l.commit, fault: l.fault, conflict: l.conflict, ended: l.end, votes: l.votes, policy: l.policy, leaving: l.leaving,
-		tip: tip{l.machine.Len(), l.machine.Head()},
+		tip: tip{l.machine.Len(), l.machine.Head()}, kept: kept{l.machine.Len(), l.machine.Variants()},
 	}
 	o.restoreCheckpoint(l)
 	return o

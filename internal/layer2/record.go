@@ -25,6 +25,7 @@ import (
 //	s ID d                 why it cannot be committed
 //	s ID e SEQUENCE        evidence: a second signed request for a position
 //	s ID v SEQUENCE        other nodes' endorsements of a step, and this one's of another originator's
+//	s ID w SEQUENCE HEAD   another variant of the last step
 //	s ID p KIND            an evidence file
 //	s ID u NUMBER          a decision, of the audit trail
 //	s ID h SEQUENCE        a checkpoint that ends at this step
@@ -45,6 +46,7 @@ const (
 	partAudit      = 'u'
 	partCheckpoint = 'h'
 	partVotes      = 'v'
+	partVariant    = 'w' // behind the steps, and before the outcome
 	partEnd        = 'z'
 )
 
@@ -60,6 +62,10 @@ func keyPart(id wire.SessionID, part byte) []byte { return append(keySession(id)
 
 func keyNumbered(id wire.SessionID, part byte, sequence uint64) []byte {
 	return binary.BigEndian.AppendUint64(keyPart(id, part), sequence)
+}
+
+func keyVariant(id wire.SessionID, sequence uint64, head wire.Digest) []byte {
+	return append(keyNumbered(id, partVariant, sequence), head[:]...)
 }
 
 // nameOf says in words what a key holds.
@@ -79,6 +85,8 @@ func nameOf(key []byte) string {
 			return fmt.Sprintf("the evidence of session %s", id)
 		case part == partVotes:
 			return fmt.Sprintf("the endorsements of session %s", id)
+		case part == partVariant && len(key) == 58:
+			return fmt.Sprintf("another variant of step %d of session %s", binary.BigEndian.Uint64(key[18:]), id)
 		case part == partProof:
 			return fmt.Sprintf("the evidence file of session %s", id)
 		case part == partAudit:
@@ -202,7 +210,11 @@ func decodeStep(key, b []byte) (*stored, error) {
 	if err := decodeRecord(key, b, &rec); err != nil {
 		return nil, err
 	}
-	if len(key) != 26 {
+	size := 26
+	if key[17] == partVariant {
+		size = 58
+	}
+	if len(key) != size {
 		return nil, damagedRecord(key, "has a key of the wrong size")
 	}
 	s := &stored{head: rec.Head, height: rec.Height, body: rec.Body, seal: rec.Seal}
@@ -308,6 +320,12 @@ func (e *Engine) load(id wire.SessionID) (*loaded, bool, error) {
 			rec = r
 		case partVotes:
 			return e.loadVotes(key, b, &l)
+		case partVariant:
+			s, err := loadVariant(key, b, l.machine)
+			if err != nil {
+				return err
+			}
+			rec = session.VariantRecord{Sequence: s.tx.Sequence, Request: s.tx.Request.Digest(), Head: s.head, Time: s.tx.Time, Originator: s.tx.Originator}
 		case partEnd:
 			end, err := decodeEnd(key, b)
 			if err != nil {

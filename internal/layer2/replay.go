@@ -251,6 +251,9 @@ func (o *owner) different(d *difference, was, height int64) error {
 		r := refusal.New(d.code, "%s", d.explains).With("step", d.step).With("field", d.field)
 		return o.faulted(r, d.step, d.field)
 	}
+	if o.survives(d) {
+		return o.settledOtherwise()
+	}
 	c := o.e.conflictOf(d, was, height)
 	o.conflict = c
 	o.e.counts.conflicts.Add(1)

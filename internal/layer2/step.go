@@ -103,6 +103,13 @@ func (o *owner) step(req *wire.Request, place httpsig.Place, reply stepReply, se
 			if o.join(a.Sequence, reply) {
 				return
 			}
+		case session.Choose:
+			if err := o.choose(a); err != nil {
+				reply(nil, err)
+				return
+			}
+			o.step(req, place, reply, seek)
+			return
 		case session.Seek:
 			o.seek(a.From, place, seek, reply, func() { o.step(req, place, reply, false) })
 			return
@@ -235,6 +242,7 @@ func (o *owner) take(s *stored, child *state.Overlay) {
 	o.askedTo = append(o.askedTo, len(o.asked))
 	o.votes = append(o.votes, nil)
 	o.autoCheckpoint(s)
+	o.follow()
 	o.mu.Lock()
 	o.tip = tip{s.tx.Sequence, s.head}
 	o.mu.Unlock()

@@ -450,6 +450,7 @@ func (m *Machine) replicated(msg Replicated) []Action {
 	case msg.Sequence == 0:
 		return m.refuse(msg, refusal.WrongSequence, "sequences count from 1")
 	case msg.Sequence == n+1 && msg.Previous == m.Head():
+		m.decide()
 		return []Action{Execute{msg.Sequence}}
 	case msg.Sequence == 1:
 		return m.refuse(msg, refusal.WrongTranscript, "step 1 signs over another opening")

@@ -46,6 +46,7 @@ type Session struct {
 	status  string
 	outcome Outcome
 	pending *pending
+	few     int // answers to the pending step with too few endorsements
 	witness witness
 	held    int       // steps that were handed over in a checkpoint
 	oldest  time.Time // when the oldest other step was made
@@ -302,6 +303,12 @@ func (s *Session) step(ctx context.Context) (*Answer, error) {
 		return nil, err
 	}
 	if err := s.c.enough(answer); err != nil {
+		// An answer that is stored says nothing of the session, which may be over at this node: then no one will endorse it.
+		if s.few++; s.few > len(s.c.nodes.inOrder()) { // nor did anybody else
+			if status, ok := s.standing(ctx); ok && over(status) && status != statusCommitted {
+				return nil, either(s.ended(status), &EndedError{Status: status})
+			}
+		}
 		s.c.nodes.leave(rep.url) // it may be cut off, or keep the step to itself: another node may do better
 		return nil, err
 	}
@@ -309,7 +316,7 @@ func (s *Session) step(ctx context.Context) (*Answer, error) {
 		s.steps = append(s.steps, *tx)
 		s.proofs = append(s.proofs, answer.proof)
 	}
-	s.head, s.height, s.pending = head, answer.Height, nil
+	s.head, s.height, s.pending, s.few = head, answer.Height, nil, 0
 	if err := s.keep(); err != nil {
 		return answer, err
 	}
@@ -522,6 +529,12 @@ func (s *Session) ask(ctx context.Context, p *Problem) (status string, ok bool) 
 	default:
 		return "", false
 	}
+	return s.standing(ctx)
+}
+
+// standing asks for the session's state, the node first that answered last. It sets the outcome of one that is committed. ok is
+// false if nobody can tell.
+func (s *Session) standing(ctx context.Context) (status string, ok bool) {
 	rep, err := s.c.fetch(ctx, "/tandem/v1/sessions/"+s.id.String())
 	if err != nil {
 		return "", false

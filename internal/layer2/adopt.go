@@ -67,6 +67,9 @@ func (o *owner) adopt(steps []wire.Recorded, ended *wire.PeerEnded, from wire.Pu
 		return o.refused
 	}
 	o.followPolicy()
+	if err := o.catchUp(steps); err != nil {
+		return err
+	}
 	for i := range steps {
 		r := &steps[i]
 		n := r.Transaction.Sequence

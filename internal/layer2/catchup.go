@@ -1,8 +1,6 @@
 package layer2
 
 import (
-	"bytes"
-
 	"tandem/internal/refusal"
 	"tandem/internal/session"
 	"tandem/internal/wire"
@@ -46,9 +44,14 @@ func (c *cluster) compare(from wire.PublicKey, m wire.PeerSessions) {
 		o.mu.Lock()
 		mine := o.tip
 		o.mu.Unlock()
-		if t.Steps > mine.steps || t.Steps == mine.steps && bytes.Compare(t.Head[:], mine.head[:]) < 0 {
-			// It has steps that this node lacks, or the variant of the last one that both come to stand at.
+		if t.Steps > mine.steps {
 			c.send(from, wire.PeerFetch{Session: t.Session, From: max(1, mine.steps)}.Encode())
+		} else if t.Steps == mine.steps && t.Head != mine.head { // another variant of the last step
+			c.post(o, func(o *owner) {
+				if o.refused == nil && (o.machine.Behind() != nil || o.machine.Yields(t.Steps, t.Head)) {
+					c.send(from, wire.PeerFetch{Session: t.Session, From: max(1, t.Steps)}.Encode())
+				}
+			})
 		} else if t.Steps == mine.steps && t.Head == mine.head && mine.steps > 0 {
 			// What this node has endorsed may have been lost on the way.
 			c.post(o, func(o *owner) {

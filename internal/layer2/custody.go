@@ -154,7 +154,7 @@ func (o *owner) stepCustody(c custodian, req wire.Request, sequence *uint64, rep
 
 // retryCustody answers a request for a taken position: with the stored answer if it is the same request.
 func (o *owner) retryCustody(req wire.Request, sequence uint64) (*Answer, error) {
-	s, err := o.stored(sequence)
+	s, err := o.whole(sequence)
 	if err != nil {
 		return nil, err
 	}

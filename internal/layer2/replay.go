@@ -221,7 +221,7 @@ func (o *owner) refresh(always bool) error {
 		if o.inView(v) { // its own block: what it changed is no conflict
 			return o.settlement().err
 		}
-		if o.machine.Fault() == refusal.TranscriptMissing {
+		if o.machine.Fault() == refusal.TranscriptMissing || o.machine.Behind() != nil {
 			return o.explain(refusal.New(refusal.TranscriptMissing, "steps of the session are missing here"))
 		}
 		was := o.base

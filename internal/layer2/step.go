@@ -92,7 +92,7 @@ func (o *owner) step(req *wire.Request, place httpsig.Place, reply stepReply, se
 	for _, a := range rest {
 		switch a := a.(type) {
 		case session.Replay:
-			s, err := o.stored(a.Sequence)
+			s, err := o.whole(a.Sequence)
 			if err != nil {
 				reply(nil, err)
 				return

@@ -82,6 +82,7 @@ type Machine struct {
 	refused  []Refused
 
 	progress progress // the checkpoints
+	behind   *CheckpointSettled
 }
 
 // position is one recorded step.
@@ -222,6 +223,8 @@ func (m *Machine) Step(msg Message) []Action {
 		return m.checkpointRechecked(msg)
 	case CheckpointSettled:
 		return m.checkpointSettled(msg)
+	case SettledSteps:
+		return m.settledSteps(msg)
 	case Faulted:
 		return m.faulted(msg)
 	case ConflictFound:
@@ -303,6 +306,8 @@ func (m *Machine) apply(r Record) {
 		m.commit, m.variants = r.Request, nil
 	case CheckpointRecord:
 		m.applyCheckpoint(r)
+	case CaughtUpRecord:
+		m.catchUp(r)
 	case FaultRecord:
 		if m.state == Committing {
 			m.move(Open)
@@ -385,6 +390,8 @@ func (m *Machine) misplaced(msg Message, sequence uint64, transcript wire.Digest
 	switch {
 	case sequence == 0:
 		return m.refuse(msg, refusal.WrongSequence, "sequences count from 1; the next is %d", n+1)
+	case m.behind != nil:
+		return []Action{m.seekSettled()}
 	case sequence == n+1 && transcript != m.Head() && m.keeps(transcript) && m.Undecided():
 		return []Action{Choose{n, transcript}}
 	case m.mayFetch() && (sequence > n+1 || sequence == n+1 && n > m.progress.steps && transcript != m.Head()):
@@ -449,6 +456,8 @@ func (m *Machine) replicated(msg Replicated) []Action {
 		return m.refuse(msg, m.fault, "run again, the session gives other responses to the same questions")
 	case msg.Sequence == 0:
 		return m.refuse(msg, refusal.WrongSequence, "sequences count from 1")
+	case m.behind != nil:
+		return []Action{m.seekSettled()}
 	case msg.Sequence == n+1 && msg.Previous == m.Head():
 		m.decide()
 		return []Action{Execute{msg.Sequence}}

@@ -69,7 +69,7 @@ func (m *Machine) Variants() []wire.Digest {
 // block and no checkpoint under way holds, and the client has not signed over it here.
 func (m *Machine) Undecided() bool {
 	n := m.Len()
-	return m.state == Open && m.fault == "" && n > m.progress.steps && n > m.progress.underway && !m.steps[n-1].decided
+	return m.state == Open && m.fault == "" && m.behind == nil && n > m.progress.steps && n > m.progress.underway && !m.steps[n-1].decided
 }
 
 // Yields reports whether this node, standing at this step, would move to a variant with this head.

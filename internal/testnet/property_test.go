@@ -28,7 +28,10 @@ import (
 	"tandem/internal/wire"
 )
 
-var sessionsFlag = flag.Int("sessions", 240, "sessions that TestClusterHistories plays; the long run is 10,000")
+var (
+	sessionsFlag = flag.Int("sessions", 240, "sessions that TestClusterHistories plays; the long run is 10,000")
+	patienceFlag = flag.Duration("patience", time.Minute, "after which a client of TestClusterHistories is stuck, which fails the test")
+)
 
 const (
 	simClients = 16
@@ -83,6 +86,9 @@ func TestClusterHistories(t *testing.T) {
 		total += each
 		playHistory(rt, each, tally)
 	})
+	if n := tally["stuck"]; n > 0 {
+		t.Errorf("%d clients could not get an answer with the endorsements that they ask for", n)
+	}
 	t.Logf("%d sessions in %s: %v", total, time.Since(begin).Round(time.Millisecond), tally)
 	if tally["committed"] == 0 || tally["steps"] == 0 {
 		t.Errorf("nothing was committed")
@@ -266,14 +272,15 @@ func play(c *client.Client, w *simulation, actor int, random *rand.Rand) *played
 	return p
 }
 
-// again makes a call for up to ten seconds: after an answer that cannot be believed it goes to another node, and an unknown outcome is
-// found out by asking again.
+// again makes a call until it succeeds or the session is over: after an answer that cannot be believed it goes to another node, an
+// unknown outcome is found out by asking again, and endorsements that are missing come when the nodes that are down or cut off
+// are back.
 func again(call func() error) error {
 	var err error
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(*patienceFlag); time.Now().Before(end); {
 		var problem *client.Problem
-		var few *client.EndorsementError
-		if err = call(); err == nil || errors.As(err, &problem) && problem.Conflict() || errors.As(err, &few) {
+		var ended *client.EndedError
+		if err = call(); err == nil || errors.As(err, &problem) && problem.Conflict() || errors.As(err, &ended) {
 			break
 		}
 	}
@@ -289,6 +296,11 @@ func (p *played) end(err error, what string) {
 	}
 	var few *client.EndorsementError
 	var lie *client.AnswerError
+	var ended *client.EndedError
+	if errors.As(err, &ended) && ended.Status == "conflicted" {
+		p.outcome = "conflicted"
+		return
+	}
 	// With too few endorsements everywhere else, the client ends up at the liar again and again.
 	if errors.As(err, &few) || errors.As(err, &lie) || problem != nil && problem.Code == string(refusal.WrongDigest) {
 		p.outcome = "stuck"

@@ -113,6 +113,7 @@ func (o *owner) tookSettled(all []*stored) {
 		o.asked = nil
 	}
 	for _, s := range all {
+		o.signers.add(s.tx.Originator)
 		o.newest = max(o.newest, s.height)
 		o.votes = append(o.votes, nil)
 		o.askedTo = append(o.askedTo, len(o.asked))

@@ -238,6 +238,9 @@ func (e *Engine) owner(id wire.SessionID, l *loaded) *owner {
 		commit: l.commit, fault: l.fault, conflict: l.conflict, ended: l.end, votes: l.votes, policy: l.policy, leaving: l.leaving,
 		tip: tip{l.machine.Len(), l.machine.Head()}, kept: kept{l.machine.Len(), l.machine.Variants()},
 	}
+	for _, key := range l.machine.Originators() {
+		o.signers.add(key)
+	}
 	o.restoreCheckpoint(l)
 	return o
 }

@@ -242,6 +242,7 @@ func (o *owner) take(s *stored, child *state.Overlay) {
 	o.askedTo = append(o.askedTo, len(o.asked))
 	o.votes = append(o.votes, nil)
 	o.autoCheckpoint(s)
+	o.signers.add(s.tx.Originator)
 	o.follow()
 	o.mu.Lock()
 	o.tip = tip{s.tx.Sequence, s.head}

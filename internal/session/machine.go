@@ -163,6 +163,17 @@ func (m *Machine) Time() int64 {
 	return m.steps[len(m.steps)-1].time
 }
 
+// Originators returns the nodes that originated the steps, each once, in the order of their first.
+func (m *Machine) Originators() []wire.PublicKey {
+	var all []wire.PublicKey
+	for i := range m.steps {
+		if !slices.Contains(all, m.steps[i].originator) {
+			all = append(all, m.steps[i].originator)
+		}
+	}
+	return all
+}
+
 // Endorsements returns how many nodes endorse a recorded step, and of how many.
 func (m *Machine) Endorsements(sequence uint64) (k, n int) {
 	return m.endorsed(&m.steps[sequence-1]), len(m.policy.Nodes)

@@ -30,6 +30,7 @@ import (
 
 var (
 	sessionsFlag = flag.Int("sessions", 240, "sessions that TestClusterHistories plays; the long run is 10,000")
+	workersFlag  = flag.Int("workers", 4, "histories that TestClusterHistories plays at once, each in a network of its own")
 	patienceFlag = flag.Duration("patience", time.Minute, "after which a client of TestClusterHistories is stuck, which fails the test")
 )
 
@@ -77,14 +78,33 @@ func TestClusterHistories(t *testing.T) {
 			checks = n
 		}
 	}
-	each := max(4*simClients, (*sessionsFlag+checks-1)/checks)
+	quota := (*sessionsFlag + *workersFlag - 1) / *workersFlag
+	each := max(4*simClients, (quota+checks-1)/checks)
+	var mu sync.Mutex // guards what follows
 	total, tally, begin := 0, map[string]int{}, time.Now()
-	rapid.Check(t, func(rt *rapid.T) {
-		if total >= *sessionsFlag {
-			return
+	// A history mostly waits: for endorsements that do not come, for nodes that are down. So several are played at once.
+	t.Run("workers", func(t *testing.T) {
+		for i := range *workersFlag {
+			t.Run(strconv.Itoa(i), func(t *testing.T) {
+				t.Parallel()
+				mine := 0
+				rapid.Check(t, func(rt *rapid.T) {
+					if mine >= quota {
+						return
+					}
+					mine += each
+					mu.Lock()
+					total += each
+					mu.Unlock()
+					played := playHistory(rt, each)
+					mu.Lock()
+					for k, n := range played {
+						tally[k] += n
+					}
+					mu.Unlock()
+				})
+			})
 		}
-		total += each
-		playHistory(rt, each, tally)
 	})
 	if n := tally["stuck"]; n > 0 {
 		t.Errorf("%d clients could not get an answer with the endorsements that they ask for", n)
@@ -111,7 +131,8 @@ func liesOf(n *simNode, seed uint64) []testnet.Layer2Lie {
 	}
 }
 
-func playHistory(rt *rapid.T, sessions int, tally map[string]int) {
+// playHistory plays so many sessions and returns how many came to which outcome.
+func playHistory(rt *rapid.T, sessions int) map[string]int {
 	seed := rapid.Uint64().Draw(rt, "seed")
 	liar := rapid.IntRange(0, 2).Draw(rt, "liar")
 	w := newSimulation(rt, 3, simClients)
@@ -175,11 +196,12 @@ func playHistory(rt *rapid.T, sessions int, tally map[string]int) {
 		rt.Fatalf("lie %q of node %d, plan %+v: %s", lie.Name, liar, plan, fmt.Sprintf(format, args...))
 	}
 	checkHistory(fail, w, all, liar, lie.Name)
+	tally := map[string]int{"disasters": len(plan), "histories": 1}
 	for _, p := range all {
 		tally[p.outcome]++
 		tally["steps"] += len(p.steps)
 	}
-	tally["disasters"] += len(plan)
+	return tally
 }
 
 // disasters makes what happens at each request of a client.

@@ -710,12 +710,15 @@ func (l *latch) quiet(most time.Duration) {
 	}
 }
 
-// closeAndWait lets none start any more and waits for those that run, at most for the time given.
-func (l *latch) closeAndWait(most time.Duration) {
+// closeAndWait lets none start any more and waits for those that run, at most for the time given. It reports whether all have ended.
+func (l *latch) closeAndWait(most time.Duration) bool {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
 	l.quiet(most)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.n == 0
 }
 
 // workers is how many sessions are recovered at once.

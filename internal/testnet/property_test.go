@@ -44,8 +44,8 @@ type played struct {
 	actor int
 	s     *client.Session
 	steps []seen
-	// outcome is committed, conflicted, abandoned, open, stuck (no answer to the next step has the endorsements that the
-	// client asks for: nodes that could not hear of each other have answered it differently), or "unknown: ...".
+	// outcome is committed, conflicted, abandoned, open, "stuck: ..." (for -patience no answer had the endorsements that the client
+	// asks for) or "unknown: ...". The last two fail the test.
 	outcome string
 	height  int64
 }
@@ -83,32 +83,28 @@ func TestClusterHistories(t *testing.T) {
 	var mu sync.Mutex // guards what follows
 	total, tally, begin := 0, map[string]int{}, time.Now()
 	// A history mostly waits: for endorsements that do not come, for nodes that are down. So several are played at once.
-	t.Run("workers", func(t *testing.T) {
-		for i := range *workersFlag {
+	var workers sync.WaitGroup
+	for i := range *workersFlag {
+		workers.Go(func() {
 			t.Run(strconv.Itoa(i), func(t *testing.T) {
-				t.Parallel()
 				mine := 0
 				rapid.Check(t, func(rt *rapid.T) {
 					if mine >= quota {
 						return
 					}
 					mine += each
-					mu.Lock()
-					total += each
-					mu.Unlock()
 					played := playHistory(rt, each)
 					mu.Lock()
+					defer mu.Unlock()
+					total += each
 					for k, n := range played {
 						tally[k] += n
 					}
-					mu.Unlock()
 				})
 			})
-		}
-	})
-	if n := tally["stuck"]; n > 0 {
-		t.Errorf("%d clients could not get an answer with the endorsements that they ask for", n)
+		})
 	}
+	workers.Wait()
 	t.Logf("%d sessions in %s: %v", total, time.Since(begin).Round(time.Millisecond), tally)
 	if tally["committed"] == 0 || tally["steps"] == 0 {
 		t.Errorf("nothing was committed")
@@ -325,7 +321,7 @@ func (p *played) end(err error, what string) {
 	}
 	// With too few endorsements everywhere else, the client ends up at the liar again and again.
 	if errors.As(err, &few) || errors.As(err, &lie) || problem != nil && problem.Code == string(refusal.WrongDigest) {
-		p.outcome = "stuck"
+		p.outcome = "stuck: " + what + ": " + err.Error()
 		return
 	}
 	p.outcome = "unknown: " + what + ": " + err.Error()
@@ -358,6 +354,9 @@ func checkHistory(fail func(string, ...any), w *simulation, all []*played, liar 
 	for _, p := range all {
 		if strings.HasPrefix(p.outcome, "unknown") {
 			fail("a client does not know what became of its session: %s", p.outcome)
+		}
+		if strings.HasPrefix(p.outcome, "stuck") {
+			fail("a client could not get an answer with the endorsements that it asks for: %s\n%s", p.outcome, whereabouts(w, p))
 		}
 		id, err := wire.ParseSessionID(p.s.ID())
 		if err != nil {
@@ -435,6 +434,25 @@ func checkHistory(fail func(string, ...any), w *simulation, all []*played, liar 
 		}
 		checkKept(fail, w, p, id, liar, lie)
 	}
+}
+
+// whereabouts says what each node has of a session.
+func whereabouts(w *simulation, p *played) string {
+	text := fmt.Sprintf("session %s, %d steps seen, head %s\n", p.s.ID(), len(p.steps), p.s.Transcript())
+	id, err := wire.ParseSessionID(p.s.ID())
+	if err != nil {
+		return text
+	}
+	for _, n := range w.nodes {
+		s, err := n.up().Session(context.Background(), id)
+		text += fmt.Sprintf("node %d: %s, %d steps, head %s, %v\n", n.i, s.Status, s.Sequence, s.Transcript, err)
+		if a, err := n.up().Audit(context.Background(), id); err == nil {
+			for _, e := range a.Entries {
+				text += fmt.Sprintf("    %+v\n", e)
+			}
+		}
+	}
+	return text
 }
 
 // checkKept holds the network to "an acknowledged step survives": every honest node that has endorsed a step of a session that

@@ -86,12 +86,12 @@ func (o *owner) adopt(steps []wire.Recorded, ended *wire.PeerEnded, from wire.Pu
 				return err
 			}
 		case n == o.machine.Len() && n > o.machine.Start().Sequence && o.chosen(steps[i+1:], ended, n+1, head):
-			if err := o.replaceTip(r, previous, head, true); err != nil {
+			if err := o.moveTo(r, previous, head, true); err != nil {
 				o.dissentTo(from, n, head, err)
 				return err
 			}
 		case n == o.machine.Len() && o.machine.Yields(n, head) && o.sameRequest(r):
-			if err := o.replaceTip(r, previous, head, false); err != nil {
+			if err := o.moveTo(r, previous, head, false); err != nil {
 				o.dissentTo(from, n, head, err)
 				return err
 			}

@@ -69,7 +69,7 @@ func (o *owner) replicated(from wire.PublicKey, m wire.PeerStep) (again bool, er
 	}
 	o.followPolicy()
 	if o.isPicked(tx.Sequence, m.Head) {
-		return false, o.replaceTip(&m.Step, m.Previous, m.Head, true)
+		return false, o.moveTo(&m.Step, m.Previous, m.Head, true)
 	}
 	acts := o.machine.Step(session.Replicated{Sequence: tx.Sequence, Previous: m.Previous, Request: tx.Request.Digest(), Head: m.Head})
 	rest, err := o.do(acts, func(session.Record) []op { return o.evidence(&tx.Request, tx.Sequence) })
@@ -84,7 +84,7 @@ func (o *owner) replicated(from wire.PublicKey, m wire.PeerStep) (again bool, er
 		case session.Execute:
 			return false, o.reproduce(&m.Step, m.Head)
 		case session.Supplant:
-			return false, o.replaceTip(&m.Step, m.Previous, m.Head, false)
+			return false, o.moveTo(&m.Step, m.Previous, m.Head, false)
 		}
 	}
 	return false, nil

@@ -75,7 +75,18 @@ func (o *owner) choose(a session.Choose) error {
 		return err
 	}
 	r := s.recorded()
-	return o.replaceTip(&r, o.machine.HeadAt(a.Sequence-1), a.Head, true)
+	return o.moveTo(&r, o.machine.HeadAt(a.Sequence-1), a.Head, true)
+}
+
+// moveTo is replaceTip; if that fails the session is run again as it stands, so that what its last step has read is watched again.
+func (o *owner) moveTo(r *wire.Recorded, previous, head wire.Digest, chosen bool) error {
+	err := o.replaceTip(r, previous, head, chosen)
+	if err != nil && o.refused == nil && o.overlay == nil && o.machine.State() == session.Open {
+		if again := o.refresh(false); again != nil {
+			o.e.o.Logger.Debug("session run again at its own variant", "session", o.id, "result", again)
+		}
+	}
+	return err
 }
 
 // replaceTip puts a variant of the last step in the place of the one that is here, which is kept. chosen says that the client has

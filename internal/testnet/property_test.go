@@ -30,8 +30,8 @@ import (
 
 var (
 	sessionsFlag = flag.Int("sessions", 240, "sessions that TestClusterHistories plays; the long run is 10,000")
-	workersFlag  = flag.Int("workers", 4, "histories that TestClusterHistories plays at once, each in a network of its own")
-	patienceFlag = flag.Duration("patience", time.Minute, "after which a client of TestClusterHistories is stuck, which fails the test")
+	workersFlag  = flag.Int("workers", 2, "histories that TestClusterHistories plays at once, each in a network of its own")
+	patienceFlag = flag.Duration("patience", 5*time.Minute, "after which a client of TestClusterHistories is stuck, which fails the test")
 )
 
 const (

@@ -31,7 +31,7 @@ func (s *simulated) step(msg Message) (last Action) {
 
 // take is Reproduced as the driver does it.
 func (s *simulated) take(v StepRecord) {
-	s.step(Reproduced{Sequence: v.Sequence, Request: v.Request, Head: v.Head, Time: v.Time, Originator: v.Originator})
+	s.step(Reproduced(v))
 	s.step(Endorsed{Sequence: v.Sequence, Node: s.m.self, Head: v.Head})
 	s.had = append(s.had, v.Head)
 }

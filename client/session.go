@@ -46,6 +46,7 @@ type Session struct {
 	status  string
 	outcome Outcome
 	pending *pending
+	few     int // answers to the pending step with too few endorsements
 	witness witness
 	held    int       // steps that were handed over in a checkpoint
 	oldest  time.Time // when the oldest other step was made
@@ -303,6 +304,12 @@ func (s *Session) step(ctx context.Context) (*Answer, error) {
 		return nil, err
 	}
 	if err := s.c.enough(answer); err != nil {
+		// An answer that is stored says nothing of the session, which may be over at this node: then no one will endorse it.
+		if s.few++; s.few > len(s.c.nodes.inOrder()) { // nor did anybody else
+			if status, ok := s.standing(ctx); ok && over(status) && status != statusCommitted {
+				return nil, either(s.ended(status), &EndedError{Status: status})
+			}
+		}
 		s.c.nodes.leave(rep.url) // it may be cut off, or keep the step to itself: another node may do better
 		return nil, err
 	}
@@ -311,7 +318,7 @@ func (s *Session) step(ctx context.Context) (*Answer, error) {
 		s.proofs = append(s.proofs, answer.proof)
 		s.height = answer.Height
 	}
-	s.head, s.pending = head, nil
+	s.head, s.pending, s.few = head, nil, 0
 	if err := s.keep(); err != nil {
 		return answer, err
 	}
@@ -524,6 +531,12 @@ func (s *Session) ask(ctx context.Context, p *Problem) (status string, ok bool) 
 	default:
 		return "", false
 	}
+	return s.standing(ctx)
+}
+
+// standing asks for the session's state, the node first that answered last. It sets the outcome of one that is committed. ok is
+// false if nobody can tell.
+func (s *Session) standing(ctx context.Context) (status string, ok bool) {
 	rep, err := s.c.fetch(ctx, "/tandem/v1/sessions/"+s.id.String())
 	if err != nil {
 		return "", false

@@ -121,7 +121,7 @@ func TestLiveScripts(t *testing.T) {
 func forger(ts *testscript.TestScript, _ bool, _ []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	network, err := testnet.Start(ctx, testnet.StartOptions{Options: demoNetwork(1, 2), Dir: ts.MkAbs("forged")})
+	network, err := testnet.Start(ctx, testnet.StartOptions{Options: bench.DemoNetwork(1, 2), Dir: ts.MkAbs("forged")})
 	ts.Check(err)
 	ts.Defer(func() { _ = network.Close() })
 	liar := network.Layer2()[0]

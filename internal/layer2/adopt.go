@@ -8,7 +8,6 @@ import (
 	"tandem/internal/ledger"
 	"tandem/internal/refusal"
 	"tandem/internal/session"
-	"tandem/internal/state"
 	"tandem/internal/wire"
 )
 
@@ -17,10 +16,8 @@ import (
 // A transcript comes from a peer that was asked for it, or from the client, who has every signed request and every signed
 // answer. Either way nothing of it is believed: each step is verified and run, and must give the recorded response.
 //
-// One signed step may have been answered twice, at two originators, at different times: two variants of one position. A node
-// keeps the variant that it has logged first. The client has used one of the answers, and its next signature (a step's or
-// the commit's) is over that one's head, which settles it: a node whose last step is the other variant puts the chosen one
-// in its place. Only the last step can be replaced; what the client has signed over stays.
+// One signed step may have been answered twice, at two originators, at different times: two variants of one position. See
+// variant.go. Only the last step can be replaced; what the client has signed over stays.
 
 // adoptOpening takes over a session that was opened elsewhere. A session that is known already is returned as it is.
 func (e *Engine) adoptOpening(open *wire.Request) (*owner, error) {
@@ -70,6 +67,9 @@ func (o *owner) adopt(steps []wire.Recorded, ended *wire.PeerEnded, from wire.Pu
 		return o.refused
 	}
 	o.followPolicy()
+	if err := o.catchUp(steps); err != nil {
+		return err
+	}
 	for i := range steps {
 		r := &steps[i]
 		n := r.Transaction.Sequence
@@ -87,7 +87,12 @@ func (o *owner) adopt(steps []wire.Recorded, ended *wire.PeerEnded, from wire.Pu
 				return err
 			}
 		case n == o.machine.Len() && n > o.machine.Start().Sequence && o.chosen(steps[i+1:], ended, n+1, head):
-			if err := o.replaceTip(r, previous, head); err != nil {
+			if err := o.moveTo(r, previous, head, true); err != nil {
+				o.dissentTo(from, n, head, err)
+				return err
+			}
+		case n == o.machine.Len() && o.machine.Yields(n, head) && o.sameRequest(r):
+			if err := o.moveTo(r, previous, head, false); err != nil {
 				o.dissentTo(from, n, head, err)
 				o.suspectAnswer(r, previous, err)
 				return err
@@ -136,73 +141,6 @@ func (o *owner) appendStep(r *wire.Recorded, previous, head wire.Digest) error {
 		return err
 	}
 	return o.reproduce(r, head)
-}
-
-// replaceTip puts the variant of the last step that the client has chosen in the place of the one that is here.
-//
-// The write is one record in the place of another: a crash leaves the one or the other, and both are what some node has
-// answered. Nobody has signed over the old one.
-func (o *owner) replaceTip(r *wire.Recorded, previous, head wire.Digest) error {
-	if o.machine.State() != session.Open {
-		return o.explain(refusal.New(refusal.SessionClosed, "the session is %s", o.machine.State()))
-	}
-	if err := o.verify(r, previous, head); err != nil {
-		return err
-	}
-	n := r.Transaction.Sequence
-	old, err := o.stored(n)
-	if err != nil {
-		return err
-	}
-	if err := o.mayReproduce(r); err != nil {
-		return err
-	}
-	s, child, err := o.rerunForTip(r, head)
-	if err != nil {
-		o.overlay = nil // what is there still has its old tip: run it again before the next step
-		o.e.setDirty(o)
-		return err
-	}
-	if p := o.unpend(); p != nil {
-		for _, reply := range p.replies {
-			reply(nil, refusal.New(refusal.PositionTaken, "the client has gone on from another node's answer to this step").With("session", o.id.String()))
-		}
-	}
-	o.size -= transactionSize(&old.tx)
-	o.votes = o.votes[:n-1]
-	return o.adopted(s, child)
-}
-
-// rerunForTip runs the session without its last step, and then the step in its place.
-func (o *owner) rerunForTip(r *wire.Recorded, head wire.Digest) (*stored, *state.Overlay, error) {
-	n := r.Transaction.Sequence
-	for range 8 {
-		o.e.takeDirty(o)
-		v, err := o.e.newest()
-		if err != nil {
-			return nil, nil, err
-		}
-		was := o.base
-		diff, err := o.rerunTo(v, n-1)
-		if err != nil {
-			return nil, nil, err
-		}
-		if diff != nil {
-			return nil, nil, o.different(diff, was, v.Height())
-		}
-		if !o.e.register(o, o.overlay.Reads(), nil, true) {
-			continue
-		}
-		o.e.hints.replace(o, o.overlay.Changes())
-		s, child, err := o.compare(r, head)
-		if err != nil {
-			return nil, nil, err
-		}
-		if o.e.register(o, child.Reads(), o.overlay.Reads(), false) {
-			return s, child, nil
-		}
-	}
-	return nil, nil, refusal.New(refusal.Overloaded, "blocks change what this session reads faster than it can be run again")
 }
 
 // seeking is a search for steps at other nodes, and the requests that wait for it.

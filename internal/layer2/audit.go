@@ -22,6 +22,7 @@ const maxAudit = 256
 const (
 	auditOpened      = "opened"
 	auditRecorded    = "step-recorded"     // Node originated it
+	auditReplaced    = "variant-taken"     // Node's, in the place of the last step's other one
 	auditEndorsement = "endorsement-kept"  // of Node, with the session's records
 	auditRefused     = "refused"           // a request about the session; Code says why
 	auditReexecuted  = "re-executed"       // on Height, with the recorded responses
@@ -160,6 +161,8 @@ func (o *owner) audit(r session.Record) {
 	switch r := r.(type) {
 	case session.StepRecord:
 		o.write(auditRecord{Event: auditRecorded, Sequence: r.Sequence, Node: r.Originator[:]})
+	case session.ReplaceRecord:
+		o.write(auditRecord{Event: auditReplaced, Sequence: r.Step.Sequence, Node: r.Step.Originator[:], Detail: "the variant of " + r.Kept.Originator.DID() + " is kept beside it"})
 	case session.EndorsementRecord:
 		o.write(auditRecord{Event: auditEndorsement, Sequence: r.Sequence, Node: r.Node[:]})
 	case session.CommitRecord:

@@ -46,6 +46,12 @@ func (c *cluster) compare(from wire.PublicKey, m wire.PeerSessions) {
 		o.mu.Unlock()
 		if t.Steps > mine.steps {
 			c.send(from, wire.PeerFetch{Session: t.Session, From: max(1, mine.steps)}.Encode())
+		} else if t.Steps == mine.steps && t.Head != mine.head { // another variant of the last step
+			c.post(o, func(o *owner) {
+				if o.refused == nil && (o.machine.Behind() != nil || o.machine.Yields(t.Steps, t.Head)) {
+					c.send(from, wire.PeerFetch{Session: t.Session, From: max(1, t.Steps)}.Encode())
+				}
+			})
 		} else if t.Steps == mine.steps && t.Head == mine.head && mine.steps > 0 {
 			// What this node has endorsed may have been lost on the way.
 			c.post(o, func(o *owner) {
@@ -80,6 +86,7 @@ func (c *cluster) fetched(from wire.PublicKey, m wire.PeerFetch) {
 		return
 	}
 	c.post(o, func(o *owner) {
+		o.sendVariants(from, m.From)
 		t, err := o.transcriptFrom(m.From)
 		if err != nil || !c.send(from, t.Encode()) {
 			c.send(from, wire.PeerMissing{Session: m.Session}.Encode())

@@ -115,6 +115,11 @@ func (o *owner) checkpointWith(req *wire.Request, place httpsig.Place, w chan<- 
 			case session.Later:
 				o.cp.putOff(w, func() error { return o.checkpointWith(req, place, w, seek) })
 				return nil
+			case session.Choose:
+				if err := o.choose(a); err != nil {
+					return err
+				}
+				return o.checkpointWith(req, place, w, seek)
 			case session.Seek:
 				o.seek(a.From, place, seek, func(_ *Answer, err error) { w <- settlement{err: err} }, func() {
 					if err := o.checkpointWith(req, place, w, false); err != nil {
@@ -294,7 +299,7 @@ func (o *owner) settledIn(v *state.View) (uint64, error) {
 
 // settleCheckpoint takes in that a block holds a part of the session, which stays as it is.
 func (o *owner) settleCheckpoint(s Settled, height, time int64) {
-	if s.Part <= o.machine.Start().Checkpoints || o.machine.Fault() == refusal.TranscriptMissing {
+	if b := o.machine.Behind(); s.Part <= o.machine.Start().Checkpoints || o.machine.Fault() == refusal.TranscriptMissing || b != nil && s.Part <= b.Number {
 		return
 	}
 	rec := checkpointRecord{Number: s.Part, Height: height, Transaction: s.Transaction, Time: time}
@@ -306,17 +311,27 @@ func (o *owner) settleCheckpoint(s Settled, height, time int64) {
 	})
 	if o.machine.Fault() == refusal.TranscriptMissing {
 		o.fault = refusal.New(refusal.TranscriptMissing,
-			"a checkpoint of %d steps was committed through another node, and this one has not these steps: go on there", s.Steps)
+			"a checkpoint of %d steps was committed through another node, and this one has signed steps of another history: go on there", s.Steps)
 	}
-	_, err := o.do(acts, func(r session.Record) []op {
+	rest, err := o.do(acts, func(r session.Record) []op {
 		if _, ok := r.(session.CheckpointRecord); ok {
 			return []op{{keyNumbered(o.id, partCheckpoint, s.Steps), encodeRecord(rec)}}
 		}
 		return o.payload(r)
 	})
+	for _, a := range rest {
+		if a, ok := a.(session.Seek); ok { // it lacks them: others have them
+			o.e.cluster.sendAll(wire.PeerFetch{Session: o.id, From: a.From}.Encode())
+		}
+	}
 	if err != nil || o.machine.Start().Checkpoints != s.Part {
 		return
 	}
+	o.checkpointed()
+}
+
+// checkpointed draws the conclusions from a checkpoint that a block holds and this node has recorded.
+func (o *owner) checkpointed() {
 	o.endings = slices.DeleteFunc(o.endings, func(r wire.Request) bool { return string(r.Body) == session.BodyCheckpoint })
 	o.resize()
 	o.overlay = nil // the state has the settled steps: run the others again, on it
@@ -452,13 +467,9 @@ func (o *owner) committed(part uint64) (Committed, error) {
 			part++
 		}
 	}
-	elsewhere := func(height int64) error {
-		return refusal.New(refusal.SessionNotFound, "this was committed through another node, which has its receipt").
-			With("session", o.id.String()).With("height", height)
-	}
 	if done && part == start.Checkpoints+1 {
 		if !o.ended.Ours || o.commit == nil {
-			return Committed{}, elsewhere(o.ended.Height)
+			return Committed{}, receiptElsewhere(o.id, o.ended.Height)
 		}
 		return o.part(start, o.commit, o.machine.Len(), o.ended.Height)
 	}
@@ -475,7 +486,7 @@ func (o *owner) committed(part uint64) (Committed, error) {
 		return Committed{}, err
 	}
 	if len(rec.Request) == 0 || part > 1 && (i == 0 || all[i-1].Number != part-1) {
-		return Committed{}, elsewhere(c.Height)
+		return Committed{}, receiptElsewhere(o.id, c.Height)
 	}
 	req, err := wire.DecodeRequest(rec.Request)
 	if err != nil {
@@ -488,6 +499,11 @@ func (o *owner) committed(part uint64) (Committed, error) {
 	return o.part(start, &req, c.Steps, c.Height)
 }
 
+func receiptElsewhere(id wire.SessionID, height int64) error {
+	return refusal.New(refusal.SessionNotFound, "this was committed through another node, which has its receipt").
+		With("session", id.String()).With("height", height)
+}
+
 // part is what the receipt of one commit is built from.
 func (o *owner) part(start wire.Start, req *wire.Request, last uint64, height int64) (c Committed, err error) {
 	c.Height = height
@@ -495,6 +511,9 @@ func (o *owner) part(start wire.Start, req *wire.Request, last uint64, height in
 		return Committed{}, err
 	}
 	return c, o.eachStoredIn(start.Sequence, last, func(s *stored) error {
+		if s.bare {
+			return receiptElsewhere(o.id, height)
+		}
 		c.Bodies = append(c.Bodies, slices.Clone(s.body))
 		return nil
 	})

@@ -283,6 +283,9 @@ func (o *owner) dissented(from wire.PublicKey, m wire.PeerDissent) {
 		"reason", m.Reason, "height", m.Height, "detail", m.Detail)
 	o.e.counts.dissents.Add(1)
 	o.noteFrom(from, auditRecord{Event: auditDissented, Sequence: m.Sequence, Code: m.Reason, Height: m.Height, Detail: m.Detail})
+	if m.Reason == string(refusal.PositionTaken) && m.Mine != (wire.Digest{}) && o.machine.Yields(m.Sequence, m.Mine) {
+		o.e.cluster.send(from, wire.PeerFetch{Session: o.id, From: m.Sequence}.Encode()) // this node moves to the other's variant
+	}
 	o.voted(o.machine.Step(session.Dissented{Sequence: m.Sequence, Node: from, Reason: refusal.Code(m.Reason)}))
 }
 

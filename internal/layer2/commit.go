@@ -98,6 +98,11 @@ func (o *owner) commitWith(req *wire.Request, place httpsig.Place, w chan<- sett
 		case session.Later: // behind the checkpoint under way
 			o.cp.putOff(w, func() error { return o.commitWith(req, place, w, seek) })
 			return nil
+		case session.Choose:
+			if err := o.choose(a); err != nil {
+				return err
+			}
+			return o.commitWith(req, place, w, seek)
 		case session.Seek:
 			o.seek(a.From, place, seek, func(_ *Answer, err error) { w <- settlement{err: err} }, func() {
 				if err := o.commitWith(req, place, w, false); err != nil {

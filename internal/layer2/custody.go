@@ -5,9 +5,12 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"slices"
+	"sync"
 	"time"
 
 	"tandem/internal/httpsig"
+	"tandem/internal/ledger"
 	"tandem/internal/refusal"
 	"tandem/internal/session"
 	"tandem/internal/wire"
@@ -96,6 +99,9 @@ func (e *Engine) openBody(body []byte) (wire.OpenBody, error) {
 func (o *owner) custodian(actor string) (custodian, error) {
 	c, ok := o.e.custody[o.open.Key]
 	if !ok {
+		if r := o.elsewhere(); r != nil {
+			return custodian{}, r
+		}
 		return custodian{}, refusal.New(refusal.SignatureRequired, "the session is signed by its client, not by this node: sign the request").
 			With("session", o.id.String())
 	}
@@ -103,6 +109,47 @@ func (o *owner) custodian(actor string) (custodian, error) {
 		return custodian{}, refusal.New(refusal.Forbidden, "the session is actor %s's", c.actor).With("session", o.id.String())
 	}
 	return c, nil
+}
+
+// elsewhere is the refusal of an unsigned request in a session that is in custody, but not in this node's: it says which nodes can go
+// on with it. Nil if the session is signed by its client.
+func (o *owner) elsewhere() *refusal.Refusal {
+	v, err := o.e.o.Ledger.View()
+	if err != nil {
+		return nil
+	}
+	k, ok, err := ledger.KeyOf(v, o.open.Key)
+	if err != nil || !ok || !k.Delegate {
+		return nil
+	}
+	nodes := []map[string]string{}
+	for _, key := range o.signers.all() {
+		if n, ok, err := ledger.NodeOf(v, key); err == nil && ok && !n.Removed {
+			nodes = append(nodes, map[string]string{"key": key.DID(), "url": n.URL})
+		}
+	}
+	return refusal.New(refusal.CustodyElsewhere, "actor %s's session is in the custody of the nodes that hold the key %s, and this one does not", k.Actor, o.open.Key.DID()).
+		With("session", o.id.String()).With("nodes", nodes)
+}
+
+// signers are the nodes that have originated a session's steps. It is safe for concurrent use.
+type signers struct {
+	mu   sync.Mutex
+	keys []wire.PublicKey // in the order of their first steps
+}
+
+func (s *signers) add(key wire.PublicKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.keys, key) {
+		s.keys = append(s.keys, key)
+	}
+}
+
+func (s *signers) all() []wire.PublicKey {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.keys)
 }
 
 // StepCustody runs an unsigned step in a custody session. actor may be "" (the session's). With a sequence it is
@@ -114,7 +161,7 @@ func (e *Engine) StepCustody(ctx context.Context, id wire.SessionID, actor, meth
 		return nil, err
 	}
 	defer leave()
-	o, err := e.find(id)
+	o, err := e.findAnywhere(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +201,7 @@ func (o *owner) stepCustody(c custodian, req wire.Request, sequence *uint64, rep
 
 // retryCustody answers a request for a taken position: with the stored answer if it is the same request.
 func (o *owner) retryCustody(req wire.Request, sequence uint64) (*Answer, error) {
-	s, err := o.stored(sequence)
+	s, err := o.whole(sequence)
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +221,7 @@ func (e *Engine) CommitCustody(ctx context.Context, id wire.SessionID, actor str
 	}
 	release := once(leave)
 	defer release()
-	o, err := e.find(id)
+	o, err := e.findAnywhere(ctx, id)
 	if err != nil {
 		return e.committedElsewhere(id, err)
 	}

@@ -2,6 +2,7 @@ package layer2
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -62,6 +63,61 @@ func TestCustody(t *testing.T) {
 	if s, err := w.engine.AbandonCustody(ctx, b.Session, ""); err != nil || s.Status != session.Abandoned {
 		t.Errorf("%+v, %v", s, err)
 	}
+}
+
+// A custody session goes on at every node that holds the same delegated key, also when the node that opened it is gone; the others
+// say which nodes those are.
+func TestCustodyGoesOnElsewhere(t *testing.T) {
+	m := newMany(t, 3, func(i int, o *Options) {
+		if i == 2 {
+			o.Custody, o.DefaultActor = nil, ""
+		}
+	})
+	ctx := context.Background()
+	s, err := m.nodes[0].engine.OpenCustody(ctx, "carol", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 2 {
+		if a, err := m.nodes[i].engine.StepCustody(ctx, s.Session, "", "POST", "/add/a", "", "", nil, nil); err != nil || a.Sequence != uint64(i+1) || a.Endorsements < 2 {
+			t.Fatalf("node %d: %+v, %v", i, a, err)
+		}
+		eventually(t, "all have the step", func() bool {
+			for _, n := range m.nodes {
+				if got, err := n.engine.session(s.Session); err != nil || got.Sequence != uint64(i+1) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	for _, again := range []bool{false, true} {
+		if again {
+			m.down(2)
+			m.up(2)
+			m.connected()
+		}
+		_, err = m.nodes[2].engine.StepCustody(ctx, s.Session, "", "POST", "/add/a", "", "", nil, nil)
+		wantCode(t, err, refusal.CustodyElsewhere)
+		r, _ := refusal.As(err)
+		var keys []string
+		for _, n := range r.Fields["nodes"].([]map[string]string) {
+			keys = append(keys, n["key"])
+		}
+		if want := []string{m.nodes[0].key().DID(), m.nodes[1].key().DID()}; !slices.Equal(keys, want) {
+			t.Errorf("it names %v, want %v", keys, want)
+		}
+	}
+	_, err = m.nodes[2].engine.CommitCustody(ctx, s.Session, "")
+	wantCode(t, err, refusal.CustodyElsewhere)
+	m.kill(0)
+	m.wipe(0)
+	if out, err := m.nodes[1].engine.CommitCustody(ctx, s.Session, ""); err != nil || out.Status != session.Committed || out.Steps != 2 {
+		t.Fatalf("%+v, %v", out, err)
+	}
+	u := m.nodes[1].user("alice")
+	_, err = m.nodes[2].engine.StepCustody(ctx, u.id, "", "POST", "/add/b", "", "", nil, nil)
+	wantCode(t, err, refusal.SignatureRequired)
 }
 
 // A node without custody refuses unsigned requests in words.

@@ -241,7 +241,10 @@ func (e *Engine) owner(id wire.SessionID, l *loaded) *owner {
 		e: e, id: id, open: l.open, body: l.body, actor: l.actor, openHeight: l.height, openTime: l.time, place: -1,
 		machine: l.machine, base: l.newest, newest: l.newest, asked: l.asked, askedTo: l.askedTo, size: l.unsettledSize(),
 		commit: l.commit, fault: l.fault, conflict: l.conflict, ended: l.end, votes: l.votes, policy: l.policy, leaving: l.leaving,
-		tip: tip{l.machine.Len(), l.machine.Head()},
+		tip: tip{l.machine.Len(), l.machine.Head()}, kept: kept{l.machine.Len(), l.machine.Variants()},
+	}
+	for _, key := range l.machine.Originators() {
+		o.signers.add(key)
 	}
 	o.restoreCheckpoint(l)
 	return o
@@ -716,12 +719,15 @@ func (l *latch) quiet(most time.Duration) {
 	}
 }
 
-// closeAndWait lets none start any more and waits for those that run, at most for the time given.
-func (l *latch) closeAndWait(most time.Duration) {
+// closeAndWait lets none start any more and waits for those that run, at most for the time given. It reports whether all have ended.
+func (l *latch) closeAndWait(most time.Duration) bool {
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
 	l.quiet(most)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.n == 0
 }
 
 // workers is how many sessions are recovered at once.

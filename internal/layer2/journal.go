@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -31,6 +32,8 @@ type journal struct {
 
 	lazy   sync.Mutex // guards later
 	asides []op       // wait for the next write; see later
+
+	reads latch // reading from db, which is closed only when nobody does
 
 	stop    sync.RWMutex // write-held to close queue
 	stopped bool
@@ -78,6 +81,7 @@ const remedy = "Nothing was changed. Check the disk; if there is a copy of the d
 
 func openJournal(dir string, fs vfs.FS, logger *slog.Logger, halt func(error)) (*journal, error) {
 	j := &journal{queue: make(chan *write, 4*maxGroup), done: make(chan struct{}), halt: halt}
+	j.reads.init()
 	cache := pebble.NewCache(16 << 20)
 	defer cache.Unref()
 	db, err := pebble.Open(dir, &pebble.Options{
@@ -285,6 +289,10 @@ func (j *journal) refuseWrites(err error) error {
 
 // get returns a copy of the value under key. An error means a damaged record or a failing disk.
 func (j *journal) get(key []byte) ([]byte, bool, error) {
+	if !j.reads.add() {
+		return nil, false, errClosed
+	}
+	defer j.reads.Done()
 	b, closer, err := j.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, false, nil
@@ -308,6 +316,10 @@ func (j *journal) scan(prefix []byte, each func(key, value []byte) error) error 
 
 // scanBetween is scan for the keys from one up to, but not including, another.
 func (j *journal) scanBetween(from, to []byte, each func(key, value []byte) error) (err error) {
+	if !j.reads.add() {
+		return errClosed
+	}
+	defer j.reads.Done()
 	it, err := j.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: to})
 	if err != nil {
 		return err
@@ -345,8 +357,15 @@ func (j *journal) close() error {
 	close(j.queue)
 	j.stop.Unlock()
 	<-j.done
+	// Handlers in a replay read on until they notice that they were cut off; under a reader Pebble panics.
+	if !j.reads.closeAndWait(readersLeave) {
+		return errors.New("the session log is not closed: it is still being read")
+	}
 	return errors.Join(j.tail.Close(), j.db.Close())
 }
+
+// readersLeave bounds how long close waits for them.
+const readersLeave = 10 * time.Second
 
 // sealVersion is the first byte of every record.
 const sealVersion = 1

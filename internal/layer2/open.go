@@ -187,9 +187,9 @@ func (e *Engine) mayAdopt(req *wire.Request, proven session.Proven) (actor strin
 	if err != nil {
 		return "", 0, e.stateRefusal(err)
 	}
-	if _, ok, err := ledger.SettledOf(v, proven.ID); err != nil {
+	if s, ok, err := ledger.SettledOf(v, proven.ID); err != nil {
 		return "", 0, e.stateRefusal(err)
-	} else if ok {
+	} else if ok && s.Final {
 		return "", 0, refusal.New(refusal.AlreadySettled, "session %s is in a block already", proven.ID).With("session", proven.ID.String())
 	}
 	probe := &owner{e: e, id: proven.ID, body: body}

@@ -54,6 +54,8 @@ type owner struct {
 	policy   *session.Policy      // the machine's
 	pending  *pending             // the last step, while it waits for endorsements
 	seeking  *seeking             // while steps are being looked for at other nodes
+	signers  signers              // has a lock of its own
+	kept     kept                 // variants of the last step
 	picked   httpsig.Place        // of the client's last request that signs over what is not here: so it has chosen
 	endings  []wire.Request       // commits and abandonings that other nodes have told of
 	leaving  *wire.Request        // the signed abandoning, once accepted

@@ -25,6 +25,7 @@ import (
 //	s ID d                 why it cannot be committed
 //	s ID e SEQUENCE        evidence: a second signed request for a position
 //	s ID v SEQUENCE        other nodes' endorsements of a step, and this one's of another originator's
+//	s ID w SEQUENCE HEAD   another variant of the last step
 //	s ID p KIND            an evidence file
 //	s ID u NUMBER          a decision, of the audit trail
 //	s ID h SEQUENCE        a checkpoint that ends at this step
@@ -45,6 +46,7 @@ const (
 	partAudit      = 'u'
 	partCheckpoint = 'h'
 	partVotes      = 'v'
+	partVariant    = 'w' // behind the steps, and before the outcome
 	partEnd        = 'z'
 )
 
@@ -60,6 +62,10 @@ func keyPart(id wire.SessionID, part byte) []byte { return append(keySession(id)
 
 func keyNumbered(id wire.SessionID, part byte, sequence uint64) []byte {
 	return binary.BigEndian.AppendUint64(keyPart(id, part), sequence)
+}
+
+func keyVariant(id wire.SessionID, sequence uint64, head wire.Digest) []byte {
+	return append(keyNumbered(id, partVariant, sequence), head[:]...)
 }
 
 // nameOf says in words what a key holds.
@@ -79,6 +85,8 @@ func nameOf(key []byte) string {
 			return fmt.Sprintf("the evidence of session %s", id)
 		case part == partVotes:
 			return fmt.Sprintf("the endorsements of session %s", id)
+		case part == partVariant && len(key) == 58:
+			return fmt.Sprintf("another variant of step %d of session %s", binary.BigEndian.Uint64(key[18:]), id)
 		case part == partProof:
 			return fmt.Sprintf("the evidence file of session %s", id)
 		case part == partAudit:
@@ -183,6 +191,7 @@ type stored struct {
 	body      []byte
 	questions []question
 	seal      wire.Seal // of the originator
+	bare      bool      // taken over from a checkpoint in a block, not run here: its response's body is not here
 }
 
 func (s *stored) recorded() wire.Recorded {
@@ -202,7 +211,11 @@ func decodeStep(key, b []byte) (*stored, error) {
 	if err := decodeRecord(key, b, &rec); err != nil {
 		return nil, err
 	}
-	if len(key) != 26 {
+	size := 26
+	if key[17] == partVariant {
+		size = 58
+	}
+	if len(key) != size {
 		return nil, damagedRecord(key, "has a key of the wrong size")
 	}
 	s := &stored{head: rec.Head, height: rec.Height, body: rec.Body, seal: rec.Seal}
@@ -214,7 +227,7 @@ func decodeStep(key, b []byte) (*stored, error) {
 	if s.tx.Response, err = wire.DecodeResponse(rec.Response); err != nil {
 		return nil, damagedRecord(key, "holds no response: "+err.Error())
 	}
-	if wire.Sum(s.body) != s.tx.Response.Body {
+	if s.bare = len(s.body) == 0 && wire.Sum(nil) != s.tx.Response.Body; !s.bare && wire.Sum(s.body) != s.tx.Response.Body {
 		return nil, damagedRecord(key, "holds a body that its digest does not fit")
 	}
 	if s.questions, err = decodeQuestions(rec.Questions); err != nil {
@@ -243,6 +256,7 @@ type loaded struct {
 	votes      [][]wire.Endorsement
 	policy     *session.Policy
 	leaving    *wire.Request
+	bare       uint64 // the last step without its body
 }
 
 // load reads a session from the journal and takes its machine through the records. ok is false if there is none. An
@@ -268,6 +282,9 @@ func (e *Engine) load(id wire.SessionID) (*loaded, bool, error) {
 			}
 			if head = wire.TranscriptNext(head, s.tx); head != s.head {
 				return damagedRecord(key, "does not continue the transcript of the step before it")
+			}
+			if s.bare {
+				l.bare = s.tx.Sequence
 			}
 			l.sizes = append(l.sizes, transactionSize(&s.tx))
 			l.newest = max(l.newest, s.height)
@@ -308,6 +325,12 @@ func (e *Engine) load(id wire.SessionID) (*loaded, bool, error) {
 			rec = r
 		case partVotes:
 			return e.loadVotes(key, b, &l)
+		case partVariant:
+			s, err := loadVariant(key, b, l.machine)
+			if err != nil {
+				return err
+			}
+			rec = session.VariantRecord{Sequence: s.tx.Sequence, Request: s.tx.Request.Digest(), Head: s.head, Time: s.tx.Time, Originator: s.tx.Originator}
 		case partEnd:
 			end, err := decodeEnd(key, b)
 			if err != nil {
@@ -330,6 +353,9 @@ func (e *Engine) load(id wire.SessionID) (*loaded, bool, error) {
 		}
 		return nil
 	})
+	if err == nil && l.machine != nil && l.bare > l.machine.Start().Sequence {
+		err = damagedRecord(keyNumbered(id, partStep, l.bare), "has no body, though no checkpoint holds it")
+	}
 	return &l, l.machine != nil, err
 }
 

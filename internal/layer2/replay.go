@@ -198,7 +198,7 @@ func (o *owner) refresh(always bool) error {
 		if o.inView(v) { // its own block: what it changed is no conflict
 			return o.settlement().err
 		}
-		if o.machine.Fault() == refusal.TranscriptMissing {
+		if o.machine.Fault() == refusal.TranscriptMissing || o.machine.Behind() != nil {
 			return o.explain(refusal.New(refusal.TranscriptMissing, "steps of the session are missing here"))
 		}
 		was := o.base
@@ -228,6 +228,9 @@ func (o *owner) different(d *difference, was, height int64) error {
 	if d.code == refusal.Nondeterministic {
 		r := refusal.New(d.code, "%s", d.explains).With("step", d.step).With("field", d.field)
 		return o.faulted(r, d.step, d.field)
+	}
+	if o.survives(d) {
+		return o.settledOtherwise()
 	}
 	c := o.e.conflictOf(d, was, height)
 	o.conflict = c

@@ -43,6 +43,9 @@ func (o *owner) replicate(from wire.PublicKey, m wire.PeerStep) {
 	}
 	if err == nil {
 		o.vouch(from, sequence)
+		if by := m.Step.Transaction.Originator; by != from { // passed on by one who has moved to it
+			o.vouch(by, sequence)
+		}
 		return
 	}
 	o.suspectNode(&m.Step, m.Previous)
@@ -58,7 +61,7 @@ func (o *owner) replicated(from wire.PublicKey, m wire.PeerStep) (again bool, er
 	}
 	tx := &m.Step.Transaction
 	if o.machine.Len() < tx.Sequence || o.machine.HeadAt(tx.Sequence) != m.Head {
-		if tx.Originator != from {
+		if tx.Originator != from && tx.Sequence > o.machine.Len() { // a variant may come from whoever moved to it
 			return false, refusal.New(refusal.OriginatorUnknown, "the step is %s's", tx.Originator)
 		}
 		if err := o.verify(&m.Step, m.Previous, m.Head); err != nil {
@@ -66,6 +69,9 @@ func (o *owner) replicated(from wire.PublicKey, m wire.PeerStep) (again bool, er
 		}
 	}
 	o.followPolicy()
+	if o.isPicked(tx.Sequence, m.Head) {
+		return false, o.moveTo(&m.Step, m.Previous, m.Head, true)
+	}
 	acts := o.machine.Step(session.Replicated{Sequence: tx.Sequence, Previous: m.Previous, Request: tx.Request.Digest(), Head: m.Head})
 	rest, err := o.do(acts, func(session.Record) []op { return o.evidence(&tx.Request, tx.Sequence) })
 	if err != nil {
@@ -78,6 +84,8 @@ func (o *owner) replicated(from wire.PublicKey, m wire.PeerStep) (again bool, er
 			return o.e.cluster.send(from, wire.PeerFetch{Session: o.id, From: a.From}.Encode()), nil
 		case session.Execute:
 			return false, o.reproduce(&m.Step, m.Head)
+		case session.Supplant:
+			return false, o.moveTo(&m.Step, m.Previous, m.Head, false)
 		}
 	}
 	return false, nil
@@ -133,7 +141,7 @@ func (o *owner) reproduce(r *wire.Recorded, head wire.Digest) error {
 		if !o.e.register(o, child.Reads(), o.overlay.Reads(), false) {
 			continue
 		}
-		return o.adopted(s, child)
+		return o.adopted(s, child, nil)
 	}
 	return refusal.New(refusal.Overloaded, "blocks change what this step reads faster than it can be run")
 }
@@ -189,20 +197,34 @@ func (o *owner) compare(r *wire.Recorded, head wire.Digest) (*stored, *state.Ove
 	return &stored{tx: *tx, head: head, height: r.Height, seal: r.Seal, body: result.Body, questions: asked}, child, nil
 }
 
-// adopted records a step that was run here with the recorded response, and this node's endorsement of it.
-func (o *owner) adopted(s *stored, child *state.Overlay) error {
+// endorse signs this node's endorsement of a step that it has run on its newest state.
+func (o *owner) endorse(sequence uint64, head wire.Digest, height int64) wire.Endorsement {
+	v := wire.Endorsement{Node: o.e.self, Height: max(o.base, height)}
+	v.Signature = wire.Signature(ed25519.Sign(o.e.o.Key, wire.EndorsementBytes(o.e.o.ChainID, o.id, sequence, head, v.Height)))
+	return v
+}
+
+// adopted records a step that was run here with the recorded response, and this node's endorsement of it. If it takes the place
+// of another variant, that is kept.
+func (o *owner) adopted(s *stored, child *state.Overlay, kept *stored) error {
 	tx := &s.tx
-	vote := wire.Endorsement{Node: o.e.self, Height: max(o.base, s.height)}
-	vote.Signature = wire.Signature(ed25519.Sign(o.e.o.Key, wire.EndorsementBytes(o.e.o.ChainID, o.id, tx.Sequence, s.head, vote.Height)))
-	votes := votesRecord{Head: s.head, Endorsements: []wire.Endorsement{vote}}
+	vote := o.endorse(tx.Sequence, s.head, s.height)
+	votes := votesRecord{Head: s.head}
+	if tx.Originator != o.e.self { // its own answer, come back: the seal is its endorsement
+		votes.Endorsements = []wire.Endorsement{vote}
+	}
 	acts := o.machine.Step(session.Reproduced{
 		Sequence: tx.Sequence, Request: tx.Request.Digest(), Head: s.head, Time: tx.Time, Originator: tx.Originator,
 	})
 	if _, err := o.do(acts, func(session.Record) []op {
-		return []op{
+		ops := []op{
 			{keyNumbered(o.id, partStep, tx.Sequence), s.encode()},
 			{keyNumbered(o.id, partVotes, tx.Sequence), encodeRecord(votes)},
 		}
+		if kept != nil {
+			ops = append(ops, op{keyVariant(o.id, tx.Sequence, s.head), nil}, op{keyVariant(o.id, tx.Sequence, kept.head), kept.encode()})
+		}
+		return ops
 	}); err != nil {
 		o.refused = err // the machine is ahead of the disk: nobody may use this session any more
 		return err

@@ -170,7 +170,13 @@ func (o *owner) abandon(place httpsig.Place, req *wire.Request) (Session, error)
 		return Session{}, err
 	}
 	for _, a := range rest {
-		if _, ok := a.(session.Seek); ok {
+		switch a := a.(type) {
+		case session.Choose:
+			if err := o.choose(a); err != nil {
+				return Session{}, err
+			}
+			return o.abandon(place, req)
+		case session.Seek:
 			return Session{}, o.behind(place)
 		}
 	}

@@ -109,7 +109,7 @@ func (o *owner) step(req *wire.Request, place httpsig.Place, reply stepReply, se
 	for _, a := range rest {
 		switch a := a.(type) {
 		case session.Replay:
-			s, err := o.stored(a.Sequence)
+			s, err := o.whole(a.Sequence)
 			if err != nil {
 				reply(nil, err)
 				return
@@ -120,6 +120,13 @@ func (o *owner) step(req *wire.Request, place httpsig.Place, reply stepReply, se
 			if o.join(a.Sequence, reply) {
 				return
 			}
+		case session.Choose:
+			if err := o.choose(a); err != nil {
+				reply(nil, err)
+				return
+			}
+			o.step(req, place, reply, seek)
+			return
 		case session.Seek:
 			o.seek(a.From, place, seek, reply, func() { o.step(req, place, reply, false) })
 			return
@@ -252,6 +259,8 @@ func (o *owner) take(s *stored, child *state.Overlay) {
 	o.askedTo = append(o.askedTo, len(o.asked))
 	o.votes = append(o.votes, nil)
 	o.autoCheckpoint(s)
+	o.signers.add(s.tx.Originator)
+	o.follow()
 	o.mu.Lock()
 	o.tip = tip{s.tx.Sequence, s.head}
 	o.mu.Unlock()

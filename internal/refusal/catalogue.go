@@ -43,6 +43,7 @@ const (
 	Conflict             Code = "conflict"
 	CrossOrigin          Code = "cross-origin"
 	CustodyDisabled      Code = "custody-disabled"
+	CustodyElsewhere     Code = "custody-elsewhere"
 	Equivocation         Code = "equivocation"
 	Forbidden            Code = "forbidden"
 	GenesisInvalid       Code = "genesis-invalid"
@@ -155,6 +156,9 @@ var catalogue = [...]Entry{
 	{CustodyDisabled, 401, KindRefusal, "Unsigned requests are not accepted here",
 		"The request carries no signature, and this node holds no delegated key to sign for its caller (custody).",
 		"Sign the request (see docs/format/signatures.md or the Go client), or call a node that offers custody for this actor."},
+	{CustodyElsewhere, 401, KindRefusal, "Another node signs for this session",
+		"The session was opened in custody, with a delegated key that this node does not hold: it cannot sign the session's requests.",
+		"Send the request to a node that holds the key: \"nodes\" lists those that have signed for the session. If none is left, open another session."},
 	{Equivocation, 409, KindRefusal, "Another signed step stands at this place",
 		"The same key signed two different requests for one position of a session. Both are kept as evidence; the first stands.",
 		"Read the session's status for the step that stands and continue after it; never sign a position twice."},

@@ -184,10 +184,14 @@ func (m *Machine) checkpointSettled(msg CheckpointSettled) []Action {
 	if m.state == Committed {
 		return []Action{Halt{"a block settles a checkpoint of a session that an earlier block had closed"}}
 	}
-	if msg.Steps > m.Len() || m.HeadAt(msg.Steps) != msg.Head {
+	switch {
+	case msg.Steps < m.Len() && m.HeadAt(msg.Steps) != msg.Head:
+		return m.faulted(Faulted{refusal.TranscriptMissing}) // the client has signed two histories, and Layer 1 has taken the other
+	case msg.Steps > m.Len() || m.HeadAt(msg.Steps) != msg.Head:
 		// Another node has steps that this one lacks, or the variant of the last one that the client has signed over.
-		return m.faulted(Faulted{refusal.TranscriptMissing})
+		return m.fallBehind(msg)
 	}
+	m.behind = nil
 	r := CheckpointRecord{Number: msg.Number, Steps: msg.Steps, Height: msg.Height, Transaction: msg.Transaction}
 	if msg.Steps == m.progress.underway {
 		r.Request = m.progress.request

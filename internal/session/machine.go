@@ -67,31 +67,35 @@ func legal(from, to State) bool {
 
 // Machine is one session on one node. It is not safe for concurrent use: one goroutine owns it.
 type Machine struct {
-	self    wire.PublicKey
-	policy  Policy
-	nodes   []wire.PublicKey // all that this session has heard of; a node's index is its bit
-	asked   uint64           // the policy's nodes
-	state   State
-	start   wire.Digest // T_0
-	expires int64       // milliseconds since 1970
-	steps   []position
-	commit  wire.Digest // request digest of the commit under way, while committing and after
-	fault   refusal.Code
-	end     EndRecord
-	refused []Refused
+	self     wire.PublicKey
+	policy   Policy
+	nodes    []wire.PublicKey // all that this session has heard of; a node's index is its bit
+	asked    uint64           // the policy's nodes
+	state    State
+	start    wire.Digest // T_0
+	expires  int64       // milliseconds since 1970
+	steps    []position
+	variants []VariantRecord // of the last step, beside it
+	commit   wire.Digest     // request digest of the commit under way, while committing and after
+	fault    refusal.Code
+	end      EndRecord
+	refused  []Refused
 
 	progress progress // the checkpoints
+	behind   *CheckpointSettled
 }
 
 // position is one recorded step.
 type position struct {
-	request wire.Digest
-	head    wire.Digest
-	time    int64
-	yes, no uint64 // who endorses it, who cannot: bits of Machine.nodes
-	replied bool
-	late    bool // the wait for endorsements is over
-	twice   bool // a second signed request for this position is kept as evidence
+	request    wire.Digest
+	head       wire.Digest
+	time       int64
+	originator wire.PublicKey
+	yes, no    uint64 // who endorses it, who cannot: bits of Machine.nodes
+	replied    bool
+	late       bool // the wait for endorsements is over
+	decided    bool // the client has signed over it here
+	twice      bool // a second signed request for this position is kept as evidence
 }
 
 // Refused is a message that the machine would not follow.
@@ -159,6 +163,17 @@ func (m *Machine) Time() int64 {
 	return m.steps[len(m.steps)-1].time
 }
 
+// Originators returns the nodes that originated the steps, each once, in the order of their first.
+func (m *Machine) Originators() []wire.PublicKey {
+	var all []wire.PublicKey
+	for i := range m.steps {
+		if !slices.Contains(all, m.steps[i].originator) {
+			all = append(all, m.steps[i].originator)
+		}
+	}
+	return all
+}
+
 // Endorsements returns how many nodes endorse a recorded step, and of how many.
 func (m *Machine) Endorsements(sequence uint64) (k, n int) {
 	return m.endorsed(&m.steps[sequence-1]), len(m.policy.Nodes)
@@ -219,6 +234,8 @@ func (m *Machine) Step(msg Message) []Action {
 		return m.checkpointRechecked(msg)
 	case CheckpointSettled:
 		return m.checkpointSettled(msg)
+	case SettledSteps:
+		return m.settledSteps(msg)
 	case Faulted:
 		return m.faulted(msg)
 	case ConflictFound:
@@ -243,6 +260,10 @@ func (m *Machine) Restore(r Record) error {
 		}
 		if m.state != Open {
 			return fmt.Errorf("step %d in state %s", r.Sequence, m.state)
+		}
+	case VariantRecord:
+		if err := m.restoreVariant(r); err != nil {
+			return err
 		}
 	case EndorsementRecord:
 		if r.Sequence == 0 || r.Sequence > m.Len() || r.Head != m.HeadAt(r.Sequence) {
@@ -283,17 +304,21 @@ func (m *Machine) Restore(r Record) error {
 func (m *Machine) apply(r Record) {
 	switch r := r.(type) {
 	case StepRecord:
-		if r.Sequence == m.Len() { // in the place of its other variant
-			m.steps = m.steps[:r.Sequence-1]
-		}
-		m.steps = append(m.steps, position{request: r.Request, head: r.Head, time: r.Time})
+		m.steps = append(m.steps, position{request: r.Request, head: r.Head, time: r.Time, originator: r.Originator})
+		m.variants = nil
+	case ReplaceRecord:
+		m.replace(r)
+	case VariantRecord:
+		m.keep(r)
 	case EndorsementRecord:
 		m.steps[r.Sequence-1].yes |= m.bit(r.Node)
 	case CommitRecord:
 		m.move(Committing)
-		m.commit = r.Request
+		m.commit, m.variants = r.Request, nil
 	case CheckpointRecord:
 		m.applyCheckpoint(r)
+	case CaughtUpRecord:
+		m.catchUp(r)
 	case FaultRecord:
 		if m.state == Committing {
 			m.move(Open)
@@ -369,12 +394,17 @@ func (m *Machine) stepRequested(msg StepRequested) []Action {
 	return []Action{Execute{msg.Sequence}}
 }
 
-// misplaced refuses a request that does not stand at the session's next position, nil if it does.
+// misplaced refuses a request that does not stand at the session's next position, nil if it does: then the client has signed
+// over the last step.
 func (m *Machine) misplaced(msg Message, sequence uint64, transcript wire.Digest) []Action {
 	n := m.Len()
 	switch {
 	case sequence == 0:
 		return m.refuse(msg, refusal.WrongSequence, "sequences count from 1; the next is %d", n+1)
+	case m.behind != nil:
+		return []Action{m.seekSettled()}
+	case sequence == n+1 && transcript != m.Head() && m.keeps(transcript) && m.Undecided():
+		return []Action{Choose{n, transcript}}
 	case m.mayFetch() && (sequence > n+1 || sequence == n+1 && n > m.progress.steps && transcript != m.Head()):
 		return []Action{Seek{max(1, n)}}
 	case sequence > n+1:
@@ -387,6 +417,7 @@ func (m *Machine) misplaced(msg Message, sequence uint64, transcript wire.Digest
 	case transcript != m.Head():
 		return m.refuse(msg, refusal.WrongTranscript, "the request signs over another transcript head than %s", m.Head())
 	}
+	m.decide()
 	return nil
 }
 
@@ -417,7 +448,7 @@ func (m *Machine) replicated(msg Replicated) []Action {
 		case p.head == msg.Head:
 			return []Action{Vouch{msg.Sequence}}
 		case p.request == msg.Request:
-			return m.refuse(msg, refusal.PositionTaken, "this node has step %d as another node answered it", msg.Sequence)
+			return m.rival(msg)
 		case msg.Previous != m.HeadAt(msg.Sequence-1):
 			return m.refuse(msg, refusal.WrongTranscript, "step %d signs over another transcript than this node has", msg.Sequence)
 		}
@@ -436,7 +467,10 @@ func (m *Machine) replicated(msg Replicated) []Action {
 		return m.refuse(msg, m.fault, "run again, the session gives other responses to the same questions")
 	case msg.Sequence == 0:
 		return m.refuse(msg, refusal.WrongSequence, "sequences count from 1")
+	case m.behind != nil:
+		return []Action{m.seekSettled()}
 	case msg.Sequence == n+1 && msg.Previous == m.Head():
+		m.decide()
 		return []Action{Execute{msg.Sequence}}
 	case msg.Sequence == 1:
 		return m.refuse(msg, refusal.WrongTranscript, "step 1 signs over another opening")
@@ -452,7 +486,10 @@ func (m *Machine) reproduced(msg Reproduced) []Action {
 	if msg.Sequence > 1 && msg.Time < m.steps[msg.Sequence-2].time {
 		panic("session: a step's time lies before the step before it")
 	}
-	r := StepRecord(msg)
+	var r Record = StepRecord(msg)
+	if msg.Sequence == n {
+		r = ReplaceRecord{StepRecord(msg), m.last()}
+	}
 	m.apply(r)
 	p := &m.steps[msg.Sequence-1]
 	p.yes, p.replied = m.bit(msg.Originator), true // it has been answered where it was originated

@@ -184,6 +184,12 @@ func command(t *testing.T, line string, m **Machine, records *[]Record) string {
 		msg = CommitRequested{Sequence: seq(), Transcript: digest(args["head"]), Request: digest(args["request"])}
 	case "rechecked":
 		msg = Rechecked{Request: digest(args["request"])}
+	case "checkpoint":
+		msg = CheckpointRequested{Sequence: seq(), Transcript: digest(args["head"]), Request: digest(args["request"])}
+	case "checkpoint-rechecked":
+		msg = CheckpointRechecked{Request: digest(args["request"])}
+	case "checkpoint-settled":
+		msg = CheckpointSettled{Number: uint64(num("number")), Steps: uint64(num("steps")), Head: digest(args["head"]), Height: num("height"), Transaction: digest(args["tx"])}
 	case "faulted":
 		msg = Faulted{Reason: refusal.Code(args["reason"])}
 	case "conflict":
@@ -200,10 +206,22 @@ func command(t *testing.T, line string, m **Machine, records *[]Record) string {
 	return step(*m, msg, records)
 }
 
-func sameStep(a, b Record) bool {
-	x, ok := a.(StepRecord)
-	y, also := b.(StepRecord)
-	return ok && also && x.Sequence == y.Sequence
+// write is what a node's disk makes of a record: a step has one place, and a variant that takes it leaves the other beside it.
+func write(disk []Record, r Record) []Record {
+	swap, ok := r.(ReplaceRecord)
+	if !ok {
+		return append(disk, r)
+	}
+	disk = slices.DeleteFunc(disk, func(r Record) bool {
+		v, ok := r.(VariantRecord)
+		return ok && v.Head == swap.Step.Head
+	})
+	for i, r := range disk {
+		if s, ok := r.(StepRecord); ok && s.Sequence == swap.Step.Sequence {
+			disk[i] = swap.Step
+		}
+	}
+	return append(disk, VariantRecord(swap.Kept))
 }
 
 // step feeds a message and describes the actions; a panic is a bug of our own code, and shown as one.
@@ -217,12 +235,7 @@ func step(m *Machine, msg Message, records *[]Record) (text string) {
 	for _, a := range m.Step(msg) {
 		switch a := a.(type) {
 		case Persist:
-			// On disk a step has one place: a chosen variant takes that of the other.
-			if i := slices.IndexFunc(*records, func(r Record) bool { return sameStep(r, a.Record) }); i >= 0 {
-				(*records)[i] = a.Record
-			} else {
-				*records = append(*records, a.Record)
-			}
+			*records = write(*records, a.Record)
 			fmt.Fprintf(&b, "persist %s\n", record(a.Record))
 		case Refuse:
 			fmt.Fprintf(&b, "refuse %s\n", a.Refusal.Error())
@@ -243,8 +256,12 @@ func record(r Record) string {
 	switch r := r.(type) {
 	case StepRecord:
 		return fmt.Sprintf("step %d at %d", r.Sequence, r.Time)
+	case ReplaceRecord:
+		return fmt.Sprintf("step %d at %d in the place of the one at %d, which is kept", r.Step.Sequence, r.Step.Time, r.Kept.Time)
 	case EvidenceRecord:
 		return fmt.Sprintf("evidence about step %d", r.Sequence)
+	case CheckpointRecord:
+		return fmt.Sprintf("checkpoint of %d steps height %d", r.Steps, r.Height)
 	case CommitRecord:
 		return "commit"
 	case FaultRecord:
@@ -263,6 +280,9 @@ func describe(m *Machine) string {
 		}
 	}
 	s := fmt.Sprintf("%s, %d steps, head %s", m.State(), m.Len(), head)
+	if n := len(m.Variants()); n > 0 {
+		s += fmt.Sprintf(", %d kept beside it", n)
+	}
 	if m.Fault() != "" {
 		s += ", fault " + string(m.Fault())
 	}

@@ -49,7 +49,8 @@ type Replicated struct {
 }
 
 // Reproduced says that this node has run a step of another originator's and got the recorded response. It goes behind the
-// last step or, when the client has signed over it, in the place of the last step's other variant.
+// last step or, when the client has signed over it or Supplant or Choose has asked for it, in the place of the last step's other
+// variant, which is kept.
 type Reproduced struct {
 	Sequence   uint64
 	Request    wire.Digest

@@ -28,7 +28,11 @@ import (
 	"tandem/internal/wire"
 )
 
-var sessionsFlag = flag.Int("sessions", 240, "sessions that TestClusterHistories plays; the long run is 10,000")
+var (
+	sessionsFlag = flag.Int("sessions", 240, "sessions that TestClusterHistories plays; the long run is 10,000")
+	workersFlag  = flag.Int("workers", 2, "histories that TestClusterHistories plays at once, each in a network of its own")
+	patienceFlag = flag.Duration("patience", 5*time.Minute, "after which a client of TestClusterHistories is stuck, which fails the test")
+)
 
 const (
 	simClients = 16
@@ -40,8 +44,8 @@ type played struct {
 	actor int
 	s     *client.Session
 	steps []seen
-	// outcome is committed, conflicted, abandoned, open, stuck (no answer to the next step has the endorsements that the
-	// client asks for: nodes that could not hear of each other have answered it differently), or "unknown: ...".
+	// outcome is committed, conflicted, abandoned, open, "stuck: ..." (for -patience no answer had the endorsements that the client
+	// asks for) or "unknown: ...". The last two fail the test.
 	outcome string
 	height  int64
 }
@@ -74,15 +78,33 @@ func TestClusterHistories(t *testing.T) {
 			checks = n
 		}
 	}
-	each := max(4*simClients, (*sessionsFlag+checks-1)/checks)
+	quota := (*sessionsFlag + *workersFlag - 1) / *workersFlag
+	each := max(4*simClients, (quota+checks-1)/checks)
+	var mu sync.Mutex // guards what follows
 	total, tally, begin := 0, map[string]int{}, time.Now()
-	rapid.Check(t, func(rt *rapid.T) {
-		if total >= *sessionsFlag {
-			return
-		}
-		total += each
-		playHistory(rt, each, tally)
-	})
+	// A history mostly waits: for endorsements that do not come, for nodes that are down. So several are played at once.
+	var workers sync.WaitGroup
+	for i := range *workersFlag {
+		workers.Go(func() {
+			t.Run(strconv.Itoa(i), func(t *testing.T) {
+				mine := 0
+				rapid.Check(t, func(rt *rapid.T) {
+					if mine >= quota {
+						return
+					}
+					mine += each
+					played := playHistory(rt, each)
+					mu.Lock()
+					defer mu.Unlock()
+					total += each
+					for k, n := range played {
+						tally[k] += n
+					}
+				})
+			})
+		})
+	}
+	workers.Wait()
 	t.Logf("%d sessions in %s: %v", total, time.Since(begin).Round(time.Millisecond), tally)
 	if tally["committed"] == 0 || tally["steps"] == 0 {
 		t.Errorf("nothing was committed")
@@ -105,7 +127,8 @@ func liesOf(n *simNode, seed uint64) []testnet.Layer2Lie {
 	}
 }
 
-func playHistory(rt *rapid.T, sessions int, tally map[string]int) {
+// playHistory plays so many sessions and returns how many came to which outcome.
+func playHistory(rt *rapid.T, sessions int) map[string]int {
 	seed := rapid.Uint64().Draw(rt, "seed")
 	liar := rapid.IntRange(0, 2).Draw(rt, "liar")
 	w := newSimulation(rt, 3, simClients)
@@ -169,12 +192,12 @@ func playHistory(rt *rapid.T, sessions int, tally map[string]int) {
 		rt.Fatalf("lie %q of node %d, plan %+v: %s", lie.Name, liar, plan, fmt.Sprintf(format, args...))
 	}
 	checkHistory(fail, w, all, liar, lie.Name)
-	tally["claims"] += w.acquitted(fail)
+	tally := map[string]int{"disasters": len(plan), "histories": 1, "claims": w.acquitted(fail)}
 	for _, p := range all {
 		tally[p.outcome]++
 		tally["steps"] += len(p.steps)
 	}
-	tally["disasters"] += len(plan)
+	return tally
 }
 
 // disasters makes what happens at each request of a client.
@@ -267,14 +290,15 @@ func play(c *client.Client, w *simulation, actor int, random *rand.Rand) *played
 	return p
 }
 
-// again makes a call for up to ten seconds: after an answer that cannot be believed it goes to another node, and an unknown outcome is
-// found out by asking again.
+// again makes a call until it succeeds or the session is over: after an answer that cannot be believed it goes to another node, an
+// unknown outcome is found out by asking again, and endorsements that are missing come when the nodes that are down or cut off
+// are back.
 func again(call func() error) error {
 	var err error
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(*patienceFlag); time.Now().Before(end); {
 		var problem *client.Problem
-		var few *client.EndorsementError
-		if err = call(); err == nil || errors.As(err, &problem) && problem.Conflict() || errors.As(err, &few) {
+		var ended *client.EndedError
+		if err = call(); err == nil || errors.As(err, &problem) && problem.Conflict() || errors.As(err, &ended) {
 			break
 		}
 	}
@@ -290,9 +314,14 @@ func (p *played) end(err error, what string) {
 	}
 	var few *client.EndorsementError
 	var lie *client.AnswerError
+	var ended *client.EndedError
+	if errors.As(err, &ended) && ended.Status == "conflicted" {
+		p.outcome = "conflicted"
+		return
+	}
 	// With too few endorsements everywhere else, the client ends up at the liar again and again.
 	if errors.As(err, &few) || errors.As(err, &lie) || problem != nil && problem.Code == string(refusal.WrongDigest) {
-		p.outcome = "stuck"
+		p.outcome = "stuck: " + what + ": " + err.Error()
 		return
 	}
 	p.outcome = "unknown: " + what + ": " + err.Error()
@@ -325,6 +354,9 @@ func checkHistory(fail func(string, ...any), w *simulation, all []*played, liar 
 	for _, p := range all {
 		if strings.HasPrefix(p.outcome, "unknown") {
 			fail("a client does not know what became of its session: %s", p.outcome)
+		}
+		if strings.HasPrefix(p.outcome, "stuck") {
+			fail("a client could not get an answer with the endorsements that it asks for: %s\n%s", p.outcome, whereabouts(w, p))
 		}
 		id, err := wire.ParseSessionID(p.s.ID())
 		if err != nil {
@@ -402,6 +434,25 @@ func checkHistory(fail func(string, ...any), w *simulation, all []*played, liar 
 		}
 		checkKept(fail, w, p, id, liar, lie)
 	}
+}
+
+// whereabouts says what each node has of a session.
+func whereabouts(w *simulation, p *played) string {
+	text := fmt.Sprintf("session %s, %d steps seen, head %s\n", p.s.ID(), len(p.steps), p.s.Transcript())
+	id, err := wire.ParseSessionID(p.s.ID())
+	if err != nil {
+		return text
+	}
+	for _, n := range w.nodes {
+		s, err := n.up().Session(context.Background(), id)
+		text += fmt.Sprintf("node %d: %s, %d steps, head %s, %v\n", n.i, s.Status, s.Sequence, s.Transcript, err)
+		if a, err := n.up().Audit(context.Background(), id); err == nil {
+			for _, e := range a.Entries {
+				text += fmt.Sprintf("    %+v\n", e)
+			}
+		}
+	}
+	return text
 }
 
 // checkKept holds the network to "an acknowledged step survives": every honest node that has endorsed a step of a session that

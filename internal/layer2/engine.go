@@ -97,7 +97,7 @@ func Open(dir string, o Options) (*Engine, error) {
 		advanced: make(chan struct{}),
 	}
 	e.owners.init()
-	e.places.open(o)
+	e.places.open(o, e.crowded)
 	e.cluster = newCluster(e)
 	for actor, key := range o.Custody {
 		e.custody[wire.PublicKeyOf(key)] = custodian{actor, key}
@@ -516,6 +516,13 @@ func (e *Engine) WaitHeight(ctx context.Context, height int64) error {
 			return shuttingDown()
 		}
 	}
+}
+
+// crowded reports whether many sessions are open.
+func (e *Engine) crowded() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.sessions) > crowdPerProcessor*runtime.GOMAXPROCS(0)
 }
 
 // Height returns the newest block the engine knows.

@@ -13,20 +13,21 @@ import (
 
 // places bounds the requests that this node works on at once, and how long others wait for their turn.
 //
-// More at once than keeps the processors and the disk's group commit busy makes every step slower and none faster; a step
-// that would have to wait longer than MaxWait is shed with 503 and Retry-After before anything was done for it, and its client goes to
-// another node or comes back. What waits for others holds no place: a step for endorsements, a session that is asked for
-// elsewhere. But nobody is let in while very many steps wait for endorsements: then it is the other nodes that are behind.
+// More at once than keeps the processors and the disk's group commit busy makes every step slower and none faster. A request that
+// would have to wait too long is shed with 503 and Retry-After before anything was done for it, and its client goes to another node
+// or comes back. What waits for others holds no place: a step for endorsements, a session that is asked for elsewhere. But
+// nobody is let in while very many steps wait for endorsements: then it is the other nodes that are behind.
 //
-// Requests queue in a second place, which this program does not see unless it looks: with many connections it is the
-// scheduler's queue of goroutines that can run that grows, and each of the dozen hops of a step, from goroutine to goroutine, waits
-// there. So nobody is let in either while a hop takes long, unless few requests are being worked on: then it is not this node's work
-// that the processors have too much of, and shedding it would help nobody.
+// How long is too long depends on the crowd. With few open sessions a short wait costs their users less than to come back a
+// second later, and the queue cannot become long. With many, each waits MaxWait at most; and since requests then also queue where
+// this program does not see it unless it looks, in the scheduler's queue of goroutines, at which each of the dozens of hops of a step
+// from goroutine to goroutine waits, nobody is let in either while a hop takes long.
 type places struct {
 	free      chan struct{}
 	wait      time.Duration
 	unvouched atomic.Int64         // steps on disk that wait for endorsements
 	hop       func() time.Duration // how long goroutines wait for a processor
+	crowd     func() bool          // many sessions are open
 
 	mu     sync.Mutex // guards what follows
 	second time.Time  // the one that is counted
@@ -35,6 +36,12 @@ type places struct {
 
 // workingPerProcessor is the default of MaxWorking for each processor.
 const workingPerProcessor = 12
+
+// crowdPerProcessor is how many open sessions are many, for each processor; with fewer, requests wait calmPatience times MaxWait.
+const (
+	crowdPerProcessor = 64
+	calmPatience      = 20
+)
 
 // longestHop is the mean time for which goroutines may wait for a processor before nobody is let in: a step has dozens of
 // them, and takes some 20 ms then.
@@ -56,7 +63,8 @@ const recheck = hopWindow
 
 func defaultWorking() int { return workingPerProcessor * runtime.GOMAXPROCS(0) }
 
-func (p *places) open(o Options) {
+func (p *places) open(o Options, crowd func() bool) {
+	p.crowd = crowd
 	p.free, p.wait, p.hop = make(chan struct{}, o.MaxWorking), o.MaxWait, new(hops).delay
 }
 
@@ -77,7 +85,11 @@ func (p *places) take(ctx context.Context) error {
 	if n := p.unvouched.Load(); n >= int64(unvouchedPerPlace*cap(p.free)) {
 		return p.refuse("%d steps wait for the endorsements of other nodes", n)
 	}
-	busy := p.busy()
+	wait, crowd := p.wait, p.crowd()
+	if !crowd {
+		wait *= calmPatience
+	}
+	busy := crowd && p.busy()
 	if !busy {
 		select {
 		case p.free <- struct{}{}:
@@ -85,8 +97,8 @@ func (p *places) take(ctx context.Context) error {
 		default:
 		}
 	}
-	end := time.Now().Add(p.wait)
-	timer := time.NewTimer(p.wait)
+	end := time.Now().Add(wait)
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for busy {
 		timer.Reset(min(recheck, time.Until(end)))
@@ -96,7 +108,7 @@ func (p *places) take(ctx context.Context) error {
 		case <-timer.C:
 		}
 		if busy = p.busy(); busy && !time.Now().Before(end) {
-			return p.refuse("this node's processors had too much to do for %v", p.wait)
+			return p.refuse("this node's processors had too much to do for %v", wait)
 		}
 	}
 	timer.Reset(time.Until(end))
@@ -106,7 +118,7 @@ func (p *places) take(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-timer.C:
-		return p.refuse("%d requests are being worked on, and none was finished within %v", cap(p.free), p.wait)
+		return p.refuse("%d requests are being worked on, and none was finished within %v", cap(p.free), wait)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 
 func newTestPlaces(working int, hop func() time.Duration) *places {
 	p := &places{}
-	p.open(Options{MaxWorking: working, MaxWait: 25 * time.Millisecond})
+	p.open(Options{MaxWorking: working, MaxWait: 25 * time.Millisecond}, func() bool { return true })
 	p.hop = hop
 	return p
 }
@@ -52,6 +52,21 @@ func TestPlacesQueueThenShed(t *testing.T) {
 		cancel(gone)
 		if err := p.take(ctx); !errors.Is(err, gone) {
 			t.Fatalf("a request whose client is gone: %v", err)
+		}
+	})
+}
+
+// With few sessions requests wait longer before they are shed, and whatever the processors do.
+func TestPlacesWithoutACrowd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newTestPlaces(1, func() time.Duration { return time.Hour })
+		p.crowd = func() bool { return false }
+		if err := p.take(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := p.take(t.Context()); !refusal.Has(err, refusal.Overloaded) || time.Since(began) != calmPatience*25*time.Millisecond {
+			t.Fatalf("%v after %v", err, time.Since(began))
 		}
 	})
 }
@@ -118,7 +133,7 @@ func TestPlacesRetryLater(t *testing.T) {
 // A place is given back once, however often its request says so, and as soon as the request waits for others only.
 func TestAdmitGivesBack(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.MaxWorking = 1; o.MaxWait = time.Millisecond })
-	w.engine.places.hop = idle
+	w.engine.places.hop, w.engine.places.crowd = idle, func() bool { return true }
 	ctx, done, err := w.engine.Admit(t.Context())
 	if err != nil {
 		t.Fatal(err)

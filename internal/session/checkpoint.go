@@ -181,6 +181,9 @@ func (m *Machine) checkpointSettled(msg CheckpointSettled) []Action {
 	if m.state == Expired {
 		return []Action{Halt{"a block settles a checkpoint of a session that an earlier block had expired"}}
 	}
+	if m.state == Committed && msg.Height <= m.end.Height {
+		return nil // the ledger's newest state had the end already when this node looked, and the block is told only now
+	}
 	if m.state == Committed {
 		return []Action{Halt{"a block settles a checkpoint of a session that an earlier block had closed"}}
 	}

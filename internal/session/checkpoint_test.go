@@ -65,3 +65,20 @@ func TestVerifyParts(t *testing.T) {
 	_, err := Verify(stripped)
 	wantRefusal(t, err, refusal.SignatureInvalid, 0, "commit.signature")
 }
+
+// A node that has looked at the ledger's newest state knows a session's end before it is told of the blocks in between: a checkpoint in
+// one of them is no contradiction. One in a later block is.
+func TestCheckpointToldAfterTheEnd(t *testing.T) {
+	self := wire.PublicKey{1}
+	for height, halts := range map[int64]bool{8: false, 9: false, 10: true} {
+		m := New(self, Policy{Nodes: []wire.PublicKey{self}, Need: 1}, wire.Digest{1}, 1000)
+		m.Step(Settled{Height: 9, Transaction: wire.Digest{2}})
+		if m.State() != Committed {
+			t.Fatal(m.State())
+		}
+		acts := m.Step(CheckpointSettled{Number: 1, Steps: 1, Head: wire.Digest{3}, Height: height, Transaction: wire.Digest{4}})
+		if got := len(acts) > 0; got != halts {
+			t.Errorf("a checkpoint at height %d, told after the end at 9: %v", height, acts)
+		}
+	}
+}

@@ -352,6 +352,7 @@ func TestRequireEndorsements(t *testing.T) {
 		if r.URL.Path == "/y" {
 			if asked++; asked == 2 { // the first answer had too few
 				cancel()
+				return true
 			}
 		}
 		return false

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"runtime/metrics"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -74,8 +75,9 @@ func TestPlacesWithoutACrowd(t *testing.T) {
 // Nobody is let in while goroutines wait long for a processor, although there are places.
 func TestPlacesWaitForProcessors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hop := 2 * longestHop
-		p := newTestPlaces(16, func() time.Duration { return hop })
+		var hop atomic.Int64
+		hop.Store(int64(2 * longestHop))
+		p := newTestPlaces(16, func() time.Duration { return time.Duration(hop.Load()) })
 		for range 2 { // what few requests wait for is others' work
 			if err := p.take(t.Context()); err != nil {
 				t.Fatal(err)
@@ -87,7 +89,7 @@ func TestPlacesWaitForProcessors(t *testing.T) {
 		began := time.Now()
 		go func() {
 			<-time.After(5 * time.Millisecond)
-			hop = 0
+			hop.Store(0)
 		}()
 		if err := p.take(t.Context()); err != nil || time.Since(began) > 5*time.Millisecond+2*recheck {
 			t.Fatalf("%v after %v", err, time.Since(began))

@@ -164,7 +164,8 @@ func (a *api) read(w http.ResponseWriter, r *http.Request) {
 	}
 	now := a.o.Ledger.Time()
 	t := targetOf(r)
-	result, err := a.o.Runner.Read(r.Context(), view, exec.Step{
+	// A client that has closed its side after the request still waits for the answer, but net/http takes it for gone.
+	result, err := a.o.Runner.Read(context.WithoutCancel(r.Context()), view, exec.Step{
 		Request: &wire.Request{Method: r.Method, Path: t.path, Query: t.query, ContentType: contentType(r, body), Body: body},
 		Time:    now,
 	})

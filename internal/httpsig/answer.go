@@ -34,7 +34,7 @@ func SignAnswer(priv ed25519.PrivateKey, created int64, a Answer, h http.Header)
 // SealAnswer signs a with the originator's key, at created (seconds since 1970), and returns the signature apart from
 // the headers, so that another node can give the same signed answer. a.Originator must be the key's public half.
 func SealAnswer(priv ed25519.PrivateKey, created int64, a Answer) wire.Seal {
-	return wire.Seal{Created: created, Signature: wire.Signature(ed25519.Sign(priv, answerBase(a, created)))}
+	return wire.Seal{Created: created, Signature: wire.Sign(priv, answerBase(a, created))}
 }
 
 // VerifySeal checks that a.Originator sealed a. Errors: key-weak, signature-invalid.

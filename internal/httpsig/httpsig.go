@@ -89,7 +89,7 @@ func Base(tag string, r *wire.Request, p Place) []byte {
 // Sign signs r for the purpose tag and sets its Key and Signature. The caller has set Created and all else.
 func Sign(priv ed25519.PrivateKey, tag string, r *wire.Request, p Place) {
 	r.Key = wire.PublicKeyOf(priv)
-	r.Signature = wire.Signature(ed25519.Sign(priv, Base(tag, r, p)))
+	r.Signature = wire.Sign(priv, Base(tag, r, p))
 }
 
 // Verify checks r's signature for the purpose tag and place, and nothing else: not the key ([wire.CheckKey], once per key), not

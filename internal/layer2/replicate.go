@@ -2,7 +2,6 @@ package layer2
 
 import (
 	"context"
-	"crypto/ed25519"
 	"time"
 
 	"tandem/internal/exec"
@@ -200,7 +199,7 @@ func (o *owner) compare(r *wire.Recorded, head wire.Digest) (*stored, *state.Ove
 // endorse signs this node's endorsement of a step that it has run on its newest state.
 func (o *owner) endorse(sequence uint64, head wire.Digest, height int64) wire.Endorsement {
 	v := wire.Endorsement{Node: o.e.self, Height: max(o.base, height)}
-	v.Signature = wire.Signature(ed25519.Sign(o.e.o.Key, wire.EndorsementBytes(o.e.o.ChainID, o.id, sequence, head, v.Height)))
+	v.Signature = wire.Sign(o.e.o.Key, wire.EndorsementBytes(o.e.o.ChainID, o.id, sequence, head, v.Height))
 	return v
 }
 

@@ -103,7 +103,7 @@ func EndorseAll(chainID string, key ed25519.PrivateKey) Layer2Lie {
 
 func endorsement(chainID string, key ed25519.PrivateKey, step wire.PeerStep, head wire.Digest) wire.PeerEndorse {
 	e := wire.PeerEndorse{Session: step.Session, Sequence: step.Step.Transaction.Sequence, Head: head, Height: step.Step.Height}
-	e.Signature = wire.Signature(ed25519.Sign(key, wire.EndorsementBytes(chainID, e.Session, e.Sequence, e.Head, e.Height)))
+	e.Signature = wire.Sign(key, wire.EndorsementBytes(chainID, e.Session, e.Sequence, e.Head, e.Height))
 	return e
 }
 

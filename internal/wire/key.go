@@ -114,13 +114,3 @@ func minusOne() *edwards25519.Scalar {
 	}
 	return edwards25519.NewScalar().Negate(one)
 }
-
-// VerifySignature checks an Ed25519 signature strictly: the cofactorless equation of RFC 8032 section 5.1.7 with S below the group
-// order and R compared as bytes, all of which crypto/ed25519 does. The key must have passed [CheckKey] once.
-// Error: signature-invalid.
-func VerifySignature(k PublicKey, message []byte, s Signature) error {
-	if !ed25519.Verify(k[:], message, s[:]) {
-		return refusal.New(refusal.SignatureInvalid, "the signature of %s does not fit", k)
-	}
-	return nil
-}

@@ -3,12 +3,15 @@ package wire
 import (
 	"encoding/binary"
 	"sync/atomic"
+
+	voi "github.com/oasisprotocol/curve25519-voi/primitives/ed25519"
 )
 
-// checkedKey is a key that [CheckKey] has passed, with its text.
+// checkedKey is a key that [CheckKey] has passed, with its text, and with its multiples for verifying signatures (1.5 KiB).
 type checkedKey struct {
-	key PublicKey
-	did string
+	key      PublicKey
+	did      string
+	expanded *voi.ExpandedPublicKey
 }
 
 // keySlots is the size of each of the two tables, a power of two. A key that is not in them is checked again, so their size
@@ -41,9 +44,17 @@ func (c *keyCache) named(did string) *checkedKey {
 
 // add enters a key that has passed.
 func (c *keyCache) add(k PublicKey) {
-	e := &checkedKey{k, didOf(k)}
+	e := remembered(k)
 	c.byKey[keySlot(k)].Store(e)
 	c.byText[textSlot(e.did)].Store(e)
+}
+
+func remembered(k PublicKey) *checkedKey {
+	expanded, err := voi.NewExpandedPublicKey(k[:])
+	if err != nil {
+		panic("wire: a key that has passed is no point: " + err.Error())
+	}
+	return &checkedKey{k, didOf(k), expanded}
 }
 
 func keySlot(k PublicKey) uint32 { return binary.LittleEndian.Uint32(k[:]) % keySlots }

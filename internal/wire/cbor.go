@@ -60,17 +60,20 @@ type sessionRecord struct {
 }
 
 // Encode returns the canonical bytes of r.
-func (r Request) Encode() []byte { return encode(r) }
+func (r Request) Encode() []byte { return r.appendTo(make([]byte, 0, r.sizeBound())) }
 
 // Encode returns the canonical bytes of r.
-func (r Response) Encode() []byte { return encode(r) }
+func (r Response) Encode() []byte { return r.appendTo(make([]byte, 0, r.sizeBound())) }
 
 // Encode returns the canonical bytes of t.
-func (t Transaction) Encode() []byte { return encode(t) }
+func (t Transaction) Encode() []byte {
+	return t.appendTo(make([]byte, 0, smallSize+t.Request.sizeBound()+t.Response.sizeBound()))
+}
 
 // Encode returns the canonical bytes of c: a Layer 1 transaction of [KindSession].
 func (c SessionCommit) Encode() []byte {
-	return encode(sessionRecord{Kind: KindSession, Open: c.Open, Start: c.Start, Transactions: c.Transactions, Commit: c.Commit})
+	record := sessionRecord{Kind: KindSession, Open: c.Open, Start: c.Start, Transactions: c.Transactions, Commit: c.Commit}
+	return record.appendTo(make([]byte, 0, record.sizeBound()))
 }
 
 // Encode returns the canonical bytes of s: a Layer 1 transaction of [KindRoot].
@@ -199,10 +202,18 @@ func decode[T any](b []byte, into *T, name string) error {
 	if err := decoding.Unmarshal(b, into); err != nil {
 		return refusal.New(refusal.NonCanonical, "the %s does not decode: %v", name, err)
 	}
-	if !bytes.Equal(encode(*into), b) {
+	if !isCanonical(b, into) {
 		return refusal.New(refusal.NonCanonical, "the bytes of the %s are not its canonical encoding", name)
 	}
 	return nil
+}
+
+// isCanonical reports whether b is the one encoding of v, which was decoded from it.
+func isCanonical[T any](b []byte, v *T) bool {
+	if a, ok := any(v).(appender); ok {
+		return bytes.Equal(a.appendTo(make([]byte, 0, len(b)+headSize)), b)
+	}
+	return bytes.Equal(encode(*v), b)
 }
 
 func locate(err error, key string, value any) error {

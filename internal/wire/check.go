@@ -139,16 +139,17 @@ func CheckTarget(rawPath, rawQuery string) error {
 	if !strings.HasPrefix(rawPath, "/") {
 		return refusal.New(refusal.BadTarget, "the path does not start with '/'")
 	}
-	if err := checkEscapes(rawPath, "path", pathByte); err != nil {
+	if err := checkEscapes(rawPath, "path", pathBytes); err != nil {
 		return err
 	}
-	if err := checkEscapes(rawQuery, "query", queryByte); err != nil {
+	if err := checkEscapes(rawQuery, "query", queryBytes); err != nil {
 		return err
 	}
-	segments := strings.Split(rawPath[1:], "/")
-	for i, segment := range segments {
+	for rest, more := rawPath[1:], true; more; {
+		var segment string
+		segment, rest, more = strings.Cut(rest, "/")
 		switch {
-		case segment == "" && i < len(segments)-1:
+		case segment == "" && more:
 			return refusal.New(refusal.BadTarget, "the path has an empty segment")
 		case segment == "." || segment == "..":
 			return refusal.New(refusal.BadTarget, "the path has a dot segment")
@@ -157,23 +158,27 @@ func CheckTarget(rawPath, rawQuery string) error {
 	return nil
 }
 
-// pathByte and queryByte say which bytes stand for themselves (RFC 3986, pchar; query adds "/" and "?").
-func pathByte(c byte) bool {
-	return unreserved(c) || strings.IndexByte("!$&'()*+,;=:@/", c) >= 0
+// pathBytes and queryBytes are the bytes that stand for themselves (RFC 3986, pchar; query adds "/" and "?"); unreserved bytes mean
+// the same encoded and plain, so their encoding is needless and refused.
+var (
+	unreserved = setOf("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~")
+	pathBytes  = setOf("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:@/")
+	queryBytes = setOf("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,;=:@/?")
+)
+
+func setOf(bytes string) *[256]bool {
+	var set [256]bool
+	for i := range len(bytes) {
+		set[bytes[i]] = true
+	}
+	return &set
 }
 
-func queryByte(c byte) bool { return pathByte(c) || c == '?' }
-
-// unreserved bytes mean the same encoded and plain, so their encoding is needless and refused.
-func unreserved(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-._~", c) >= 0
-}
-
-func checkEscapes(s, part string, plain func(byte) bool) error {
+func checkEscapes(s, part string, plain *[256]bool) error {
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		if c != '%' {
-			if !plain(c) {
+			if !plain[c] {
 				return refusal.New(refusal.BadTarget, "the %s holds byte 0x%02x at %d, which is not allowed plain", part, c, i)
 			}
 			continue
@@ -191,7 +196,7 @@ func checkEscapes(s, part string, plain func(byte) bool) error {
 			return refusal.New(refusal.BadTarget, "the %s encodes a control character at %d", part, i)
 		case v == '/' && part == "path", v == '\\' && part == "path":
 			return refusal.New(refusal.BadTarget, "the path encodes a slash or backslash at %d", i)
-		case unreserved(v):
+		case unreserved[v]:
 			return refusal.New(refusal.BadTarget, "the %s percent-encodes %q at %d, which needs none", part, v, i)
 		}
 		i += 2

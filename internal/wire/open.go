@@ -78,7 +78,7 @@ func CheckChainID(id string) error {
 		return refusal.New(refusal.BadJSON, "a chain id has 1 to %d characters, not %d", MaxChainID, len(id))
 	}
 	for i := range len(id) {
-		if c := id[i]; !unreserved(c) || c == '~' {
+		if c := id[i]; !unreserved[c] || c == '~' {
 			return refusal.New(refusal.BadJSON, "the chain id %q holds %q", id, c)
 		}
 	}

@@ -15,10 +15,14 @@ const (
 
 // Digest returns the SHA-256 of a domain tag and the encoding, signature included. It is what makes two signed requests
 // the same one.
-func (r Request) Digest() Digest { return tagged(domainRequest, r.Encode()) }
+func (r Request) Digest() Digest {
+	return sha256.Sum256(r.appendTo(append(make([]byte, 0, len(domainRequest)+r.sizeBound()), domainRequest...)))
+}
 
 // Digest returns the SHA-256 of a domain tag and the encoding.
-func (r Response) Digest() Digest { return tagged(domainResponse, r.Encode()) }
+func (r Response) Digest() Digest {
+	return sha256.Sum256(r.appendTo(append(make([]byte, 0, len(domainResponse)+r.sizeBound()), domainResponse...)))
+}
 
 // TranscriptStart returns T_0, the transcript head of a session without steps: SHA-256 over a domain tag and the
 // digest of the opening request with its signature.

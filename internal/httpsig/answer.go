@@ -44,15 +44,29 @@ func VerifySeal(a Answer, seal wire.Seal) error {
 
 // SetAnswer sets the headers that [SignAnswer] sets, from a signature made before.
 func SetAnswer(a Answer, seal wire.Seal, h http.Header) {
-	h.Set(HeaderContentDigest, ContentDigest(a.Body))
-	h.Set(HeaderSession, a.Session.String())
-	h.Set(HeaderSequence, strconv.FormatUint(a.Sequence, 10))
-	h.Set(HeaderTranscript, a.Transcript.String())
-	h.Set(HeaderHeight, strconv.FormatInt(a.Height, 10))
-	h.Set(HeaderTime, strconv.FormatInt(a.Time, 10))
-	h.Set(HeaderOriginator, a.Originator.DID())
-	h.Set(HeaderSignatureInput, string(appendParams([]byte(Label+"="), answerComponents, seal.Created, a.Originator, TagAnswer)))
-	h.Set(HeaderSignature, signatureValue(seal.Signature))
+	setAll(h, [...]field{
+		{HeaderContentDigest, ContentDigest(a.Body)},
+		{HeaderSession, a.Session.String()},
+		{HeaderSequence, strconv.FormatUint(a.Sequence, 10)},
+		{HeaderTranscript, a.Transcript.String()},
+		{HeaderHeight, strconv.FormatInt(a.Height, 10)},
+		{HeaderTime, strconv.FormatInt(a.Time, 10)},
+		{HeaderOriginator, a.Originator.DID()},
+		{HeaderSignatureInput, signatureInput(answerComponents, seal.Created, a.Originator, TagAnswer)},
+		{HeaderSignature, signatureValue(seal.Signature)},
+	})
+}
+
+// field is a header field; its name is in canonical form.
+type field struct{ name, value string }
+
+// setAll sets fields, with one allocation for the values of all.
+func setAll(h http.Header, fields [9]field) {
+	values := make([]string, len(fields))
+	for i, f := range fields {
+		values[i] = f.value
+		h[f.name] = values[i : i+1 : i+1]
+	}
 }
 
 // VerifyAnswer reads and verifies a signed answer: strict profile, digest of the body, signature by the key that

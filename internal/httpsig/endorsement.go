@@ -3,7 +3,9 @@ package httpsig
 import (
 	"encoding/base64"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/dunglas/httpsfv"
 
@@ -53,6 +55,13 @@ func ReadEndorsements(h http.Header) ([]wire.Endorsement, error) {
 	if size > 256*MaxEndorsements {
 		return nil, malformed("%d bytes of endorsements", size)
 	}
+	if list, ok := knownEndorsements(lines); ok {
+		return list, nil
+	}
+	return anyEndorsements(lines)
+}
+
+func anyEndorsements(lines []string) ([]wire.Endorsement, error) {
 	list, err := httpsfv.UnmarshalList(lines)
 	if err != nil {
 		return nil, malformed("Tandem-Endorsement is not a structured list: %v", err)
@@ -75,6 +84,37 @@ func ReadEndorsements(h http.Header) ([]wire.Endorsement, error) {
 	}
 	return out, nil
 }
+
+// knownEndorsements reads what [SetEndorsements] writes without taking a structured field apart. ok is false for everything else.
+func knownEndorsements(lines []string) (list []wire.Endorsement, ok bool) {
+	if len(lines) != 1 {
+		return nil, false
+	}
+	for rest, more := lines[0], true; more; {
+		var item string
+		item, rest, more = strings.Cut(rest, ", ")
+		did, item, _ := strings.Cut(item, ";height=")
+		digits, item, _ := strings.Cut(item, ";sig=:")
+		encoded, closed := strings.CutSuffix(item, ":")
+		node, err := wire.ParseDID(did)
+		if !closed || err != nil || slices.ContainsFunc(list, func(e wire.Endorsement) bool { return e.Node == node }) {
+			return nil, false
+		}
+		height, err := decimal(digits, maxInteger)
+		if err != nil {
+			return nil, false
+		}
+		signature, err := decodeSignature(encoded)
+		if err != nil || len(list) == MaxEndorsements {
+			return nil, false
+		}
+		list = append(list, wire.Endorsement{Node: node, Height: int64(height), Signature: signature})
+	}
+	return list, true
+}
+
+// maxInteger is the largest integer of a structured field (RFC 9651 section 3.3.1).
+const maxInteger = 999_999_999_999_999
 
 func readEndorsement(member httpsfv.Member) (wire.Endorsement, error) {
 	item, ok := member.(httpsfv.Item)

@@ -102,6 +102,7 @@ func FuzzEndorsements(f *testing.F) {
 	f.Add(h.Get(HeaderEndorsement))
 	f.Add("did:key:z;height=1;sig=::")
 	f.Fuzz(func(t *testing.T, text string) {
+		compareEndorsements(t, []string{text})
 		read, err := ReadEndorsements(http.Header{HeaderEndorsement: {text}})
 		if err != nil || len(read) == 0 {
 			return

@@ -42,6 +42,53 @@ func readSignature(h http.Header) (signatureOf, error) {
 }
 
 func readInput(input string) (signatureOf, error) {
+	if s, ok := readKnown(input); ok {
+		return s, nil
+	}
+	return readAny(input)
+}
+
+// readKnown reads the Signature-Input that this package writes, which is the canonical one of a known purpose, without taking
+// a structured field apart: that costs more than verifying the signature. ok is false for everything else, which [readAny]
+// decides about and says what is wrong with.
+func readKnown(input string) (s signatureOf, ok bool) {
+	rest, ok := strings.CutPrefix(input, Label+"=")
+	if !ok {
+		return signatureOf{}, false
+	}
+	for _, known := range [...]string{stepComponents, answerComponents, openComponents} {
+		if after, found := strings.CutPrefix(rest, known); found {
+			s.components, rest = known, after
+			break
+		}
+	}
+	if rest, ok = strings.CutPrefix(rest, ";created="); !ok || s.components == "" {
+		return signatureOf{}, false
+	}
+	digits, rest, _ := strings.Cut(rest, ";")
+	created, err := decimal(digits, wire.MaxTime/1000)
+	if err != nil {
+		return signatureOf{}, false
+	}
+	if rest, ok = strings.CutPrefix(rest, `keyid="`); !ok {
+		return signatureOf{}, false
+	}
+	did, rest, _ := strings.Cut(rest, `"`)
+	if rest, ok = strings.CutPrefix(rest, `;alg="ed25519";tag="`); !ok {
+		return signatureOf{}, false
+	}
+	for _, s.tag = range [...]string{TagStep, TagAnswer, TagOpen, TagCommit} {
+		if len(rest) == len(s.tag)+1 && strings.HasPrefix(rest, s.tag) && rest[len(s.tag)] == '"' {
+			s.created = int64(created)
+			s.key, err = wire.ParseDID(did)
+			return s, err == nil
+		}
+	}
+	return signatureOf{}, false
+}
+
+// readAny reads any Signature-Input, and refuses what is not in canonical form.
+func readAny(input string) (signatureOf, error) {
 	dictionary, err := httpsfv.UnmarshalDictionary([]string{input})
 	if err != nil {
 		return signatureOf{}, malformed("Signature-Input is not a structured dictionary: %v", err)
@@ -117,15 +164,34 @@ func readSignatureValue(value string) (wire.Signature, error) {
 		return wire.Signature{}, malformed("Signature does not start with %s=:", Label)
 	}
 	encoded, ok = strings.CutSuffix(encoded, ":")
-	b, err := base64.StdEncoding.Strict().DecodeString(encoded)
-	if !ok || err != nil || len(b) != len(wire.Signature{}) {
+	s, err := decodeSignature(encoded)
+	if !ok || err != nil {
 		return wire.Signature{}, malformed("Signature is not one byte sequence of 64 bytes in base64 and nothing else")
 	}
-	return wire.Signature(b), nil
+	return s, nil
+}
+
+// strictBase64 takes no text but the one that an encoder writes, line breaks apart.
+var strictBase64 = base64.StdEncoding.Strict()
+
+// decodeSignature reads 64 bytes in base64.
+func decodeSignature(encoded string) (wire.Signature, error) {
+	var text [88]byte // 64 bytes in base64
+	var b [66]byte    // and as many as 88 characters can hold
+	if copy(text[:], encoded) != len(encoded) {
+		return wire.Signature{}, base64.CorruptInputError(len(text))
+	}
+	n, err := strictBase64.Decode(b[:], text[:len(encoded)])
+	if err == nil && n != len(wire.Signature{}) {
+		err = base64.CorruptInputError(n)
+	}
+	return wire.Signature(b[:64]), err
 }
 
 func signatureValue(s wire.Signature) string {
-	return Label + "=:" + base64.StdEncoding.EncodeToString(s[:]) + ":"
+	b := make([]byte, 0, 128)
+	b = base64.StdEncoding.AppendEncode(append(b, Label+"=:"...), s[:])
+	return string(append(b, ':'))
 }
 
 // checkContentDigest compares the Content-Digest header with the body. Errors: signature-malformed when it is missing
@@ -135,7 +201,7 @@ func checkContentDigest(h http.Header, body []byte) error {
 	if err != nil {
 		return err
 	}
-	if want := ContentDigest(wire.Sum(body)); value != want {
+	if want := appendContentDigest(make([]byte, 0, 64), wire.Sum(body)); value != string(want) {
 		return refusal.New(refusal.WrongDigest, "Content-Digest is not that of the body, %s", want)
 	}
 	return nil
@@ -169,8 +235,8 @@ func readPlace(h http.Header) (Place, error) {
 
 // decimal reads digits without sign, leading zeros or anything else.
 func decimal(text string, most uint64) (uint64, error) {
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || n > most || strconv.FormatUint(n, 10) != text {
+	n, err := strconv.ParseUint(text, 10, 64) // takes no sign
+	if err != nil || n > most || len(text) > 1 && text[0] == '0' {
 		return 0, fmt.Errorf("%.64q is not a decimal number from 0 to %d", text, most)
 	}
 	return n, nil

@@ -108,7 +108,7 @@ func SessionID(open *wire.Request) wire.SessionID {
 }
 
 // ContentDigest returns the value of the Content-Digest header (RFC 9530) for a digest: sha-256=:BASE64:.
-func ContentDigest(d wire.Digest) string { return string(appendContentDigest(nil, d)) }
+func ContentDigest(d wire.Digest) string { return string(appendContentDigest(make([]byte, 0, 64), d)) }
 
 // components returns the component list of a request's purpose, "" for any other tag.
 func components(tag string) string {
@@ -128,17 +128,22 @@ func line(b []byte, name, value string) []byte {
 }
 
 func appendPlace(b []byte, p Place) []byte {
-	b = line(b, `"tandem-session": `, p.Session.String())
-	b = append(b, `"tandem-sequence": `...)
-	b = strconv.AppendUint(b, p.Sequence, 10)
-	b = append(b, '\n')
-	return line(b, `"tandem-transcript": `, p.Transcript.String())
+	b = p.Session.Append(append(b, `"tandem-session": `...))
+	b = strconv.AppendUint(append(b, "\n\"tandem-sequence\": "...), p.Sequence, 10)
+	b = p.Transcript.Append(append(b, "\n\"tandem-transcript\": "...))
+	return append(b, '\n')
 }
 
 func appendContentDigest(b []byte, d wire.Digest) []byte {
 	b = append(b, "sha-256=:"...)
 	b = base64.StdEncoding.AppendEncode(b, d[:])
 	return append(b, ':')
+}
+
+// signatureInput is the value of the header Signature-Input.
+func signatureInput(components string, created int64, key wire.PublicKey, tag string) string {
+	b := make([]byte, 0, 512)
+	return string(appendParams(append(b, Label+"="...), components, created, key, tag))
 }
 
 // appendParams writes the signature parameters, the value of both the last line of the base and Signature-Input.

@@ -138,6 +138,6 @@ func SetHeaders(h http.Header, p *Parsed) {
 		h.Set(HeaderSequence, strconv.FormatUint(p.Place.Sequence, 10))
 		h.Set(HeaderTranscript, p.Place.Transcript.String())
 	}
-	h.Set(HeaderSignatureInput, string(appendParams([]byte(Label+"="), components(p.Tag), r.Created, r.Key, p.Tag)))
+	h.Set(HeaderSignatureInput, signatureInput(components(p.Tag), r.Created, r.Key, p.Tag))
 	h.Set(HeaderSignature, signatureValue(r.Signature))
 }

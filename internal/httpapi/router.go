@@ -120,28 +120,37 @@ func targetOf(r *http.Request) target {
 
 // route finds who answers. Framework paths win over a service's patterns.
 func (a *api) route(w *exchange, r *http.Request, t target) {
-	if h, pattern, ok := a.routes.Lookup(r.Method, t.path); ok {
-		w.class = pattern
-		if urgent(t.path) {
-			h.ServeHTTP(w, r)
-		} else {
-			a.limited(w, r, t, h)
+	ours := claimed(t.path)
+	if ours {
+		if h, pattern, ok := a.routes.Lookup(r.Method, t.path); ok {
+			w.class = pattern
+			if urgent(t.path) {
+				h.ServeHTTP(w, r)
+			} else {
+				a.limited(w, r, t, h)
+			}
+			return
 		}
-		return
 	}
-	allowed, ok := a.routes.Allowed(t.path), false
-	runs := !claimed(t.path) || strings.HasPrefix(t.path, "/tandem/") // the ledger's own handlers live there
-	if runs {
-		var more []string
-		more, ok = a.o.Runner.Lookup(r.Method, t.path)
-		allowed = append(allowed, more...)
-	}
-	step := len(r.Header["Signature"]) > 0 && len(r.Header["Tandem-Session"]) > 0
-	switch {
-	case ok, step && runs:
+	runs := !ours || strings.HasPrefix(t.path, "/tandem/") // the ledger's own handlers live there
+	if runs && len(r.Header["Signature"]) > 0 && len(r.Header["Tandem-Session"]) > 0 {
 		// A signed step goes to the engine even if there is no route: its signer has used up a position, so the answer
 		// must be one that the engine signs.
 		a.limited(w, r, t, http.HandlerFunc(a.service))
+		return
+	}
+	var allowed []string
+	if runs {
+		var ok bool
+		if allowed, ok = a.o.Runner.Lookup(r.Method, t.path); ok {
+			a.limited(w, r, t, http.HandlerFunc(a.service))
+			return
+		}
+	}
+	if ours {
+		allowed = append(a.routes.Allowed(t.path), allowed...)
+	}
+	switch {
 	case r.Method == http.MethodOptions && len(allowed) > 0:
 		w.class = "options"
 		w.Header().Set("Allow", allow(allowed))

@@ -24,7 +24,7 @@ func benchWorld(tb testing.TB, opts func(*Options)) *world {
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return newWorld(tb, func(o *Options) {
-		o.FS = under{vfs.Default, dir}
+		o.FS = prewritten{under{vfs.Default, dir}, logSize}
 		o.MaxInFlight = 4096
 		if opts != nil {
 			opts(o)

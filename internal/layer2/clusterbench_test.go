@@ -75,7 +75,7 @@ func grpcCluster(b *testing.B, nodes int) *many {
 			b.Fatal(err)
 		}
 		b.Cleanup(func() { _ = os.RemoveAll(dir) })
-		o.Peers, o.FS, o.Wait = at{g, list}, under{vfs.Default, dir}, 50*time.Millisecond
+		o.Peers, o.FS, o.Wait = at{g, list}, prewritten{under{vfs.Default, dir}, logSize}, 50*time.Millisecond
 	})
 }
 

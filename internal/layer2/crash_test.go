@@ -27,7 +27,8 @@ type crashPoint struct {
 // A crash at every single write of a session's life: whatever was acknowledged before is there after the restart, and the
 // client can go on to its one outcome.
 func TestCrashAtEachWrite(t *testing.T) {
-	for _, survive := range []int{0, 50, 100} { // percent of the unsynced data that the cut lets through
+	for n := range 6 {
+		survive := n % 3 * 50 // percent of the unsynced data that the cut lets through
 		var mu sync.Mutex
 		var points []crashPoint
 		acked := map[wire.SessionID]uint64{}
@@ -53,6 +54,9 @@ func TestCrashAtEachWrite(t *testing.T) {
 			points = append(points, p)
 			return nil
 		}))
+		if n >= 3 {
+			fs = prewritten{fs, 16 << 10}
+		}
 		w := newWorld(t, func(o *Options) { o.FS = fs })
 		note := func(u *user, s session.State) {
 			mu.Lock()
@@ -87,7 +91,7 @@ func TestCrashAtEachWrite(t *testing.T) {
 		if len(points) < 10 {
 			t.Fatalf("only %d writes were seen", len(points))
 		}
-		t.Logf("%d crash points with %d%% of unsynced data", len(points), survive)
+		t.Logf("%d crash points with %d%% of unsynced data, prewritten %v", len(points), survive, n >= 3)
 		for i, p := range points {
 			// The ledger may or may not have got the transaction; both are tried in turn.
 			l := newFakeLedger(t, w.svc, w.clock, w.node)

@@ -131,7 +131,7 @@ func (o Options) withDefaults() Options {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.FS == nil {
-		o.FS = vfs.Default
+		o.FS = prewritten{vfs.Default, logSize}
 	}
 	if o.Halt == nil {
 		logger := o.Logger

@@ -237,15 +237,23 @@ func (quiet) Fatalf(f string, a ...any) {
 // A truncated or bit-flipped file of the log: the engine either refuses to start, in words, or has every step that was
 // acknowledged; it never starts with fewer.
 func TestDamagedFiles(t *testing.T) {
-	for _, clean := range []bool{true, false} {
-		w := newWorld(t, nil)
+	for n := range 4 {
+		clean := n%2 == 0
+		disk := vfs.NewCrashableMem()
+		var under vfs.FS = disk
+		w := newWorld(t, func(o *Options) {
+			o.FS = under
+			if n >= 2 {
+				o.FS = prewritten{under, 8 << 10} // filled to a part
+			}
+		})
 		w.halted = make(chan error, 1000) // damage that only a running engine comes upon
 		u := w.user("alice")
 		for range 4 {
 			u.do("POST", "/add/a", "", 200)
 		}
 		dir := t.TempDir()
-		mem := w.fs.(*vfs.MemFS)
+		mem := disk
 		if clean {
 			w.stop()
 			if err := w.tryStart(); err != nil { // puts what was in Pebble's log into a table
@@ -285,7 +293,7 @@ func TestDamagedFiles(t *testing.T) {
 						t.Fatal(err)
 					}
 					putFile(t, fs, w.dir+"/"+f.Name(), bad)
-					w.fs = fs
+					under = fs
 					if err := w.tryStart(); err != nil {
 						refused++
 						if !strings.Contains(err.Error(), remedy) {

@@ -146,6 +146,9 @@ func (c *Client) attempt(ctx context.Context, base string, what call) (*reply, e
 	}
 	defer res.Body.Close()
 	var body bytes.Buffer
+	if 0 < res.ContentLength && res.ContentLength <= wire.MaxResponse { // what a handler may answer; larger ones grow as they come
+		body.Grow(int(res.ContentLength) + bytes.MinRead)
+	}
 	n, err := io.Copy(&body, io.LimitReader(res.Body, maxReply+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer of %s: %w", base, err)

@@ -54,11 +54,12 @@ func (p *pace) hedge(least time.Duration) time.Duration {
 func (c *Client) exchange(ctx context.Context, what call) (*reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
-	r := &round{c: c, what: what, results: make(chan result, maxNodes), hedge: c.pace.hedge(c.hedge)}
+	urls := c.nodes.inOrder()
+	r := &round{c: c, what: what, results: make(chan result, len(urls)), hedge: c.pace.hedge(c.hedge)}
 	if what.waits() {
 		r.hedge *= 2 // a block takes its time
 	}
-	for _, url := range c.nodes.inOrder() {
+	for _, url := range urls {
 		r.nodes = append(r.nodes, &asked{url: url, backoff: firstBackoff})
 	}
 	rep, err := r.run(ctx)

@@ -86,7 +86,9 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		took := a.o.Clock().Sub(ex.start)
 		a.metrics.served(ex.class, r.Method, ex.status, took)
-		a.log.Debug("served", "method", r.Method, "target", r.RequestURI, "route", ex.class, "status", ex.status, "took", took)
+		if a.log.Enabled(r.Context(), slog.LevelDebug) { // the arguments cost something in any case
+			a.log.Debug("served", "method", r.Method, "target", r.RequestURI, "route", ex.class, "status", ex.status, "took", took)
+		}
 	}()
 	setSafety(w.Header())
 	if !r.ProtoAtLeast(1, 1) {
@@ -231,24 +233,28 @@ func (a *api) panicked(w *exchange, r *http.Request, v any) {
 // drained is how large a body that is refused for its size may be, in bytes, and still be read to its end.
 const drained = 8 * wire.MaxBody
 
+// smallBody is how large a body may be, in bytes, for which memory is set aside before it has come.
+const smallBody = 4 << 10
+
 // body reads the request's body within the limit. Errors: body-too-large; bad-request when it is cut off.
 func (a *api) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	tooLarge := refusal.New(refusal.BodyTooLarge, "the body has more than %d bytes", wire.MaxBody)
 	if r.ContentLength > wire.MaxBody {
 		if len(r.Header["Expect"]) > 0 || r.ContentLength > drained {
 			w.Header().Set("Connection", "close")
-			return nil, tooLarge
+		} else { // a client that is still sending when the connection is closed may never see why
+			_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, drained))
 		}
-		// A client that is still sending when the connection is closed may never see why.
-		_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, drained))
-		return nil, tooLarge
+		return nil, refusal.New(refusal.BodyTooLarge, "the body has more than %d bytes", wire.MaxBody)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxBody))
-	var max *http.MaxBytesError
-	switch {
-	case errors.As(err, &max):
-		return nil, tooLarge
-	case err != nil:
+	var body []byte
+	var err error
+	if r.ContentLength <= smallBody { // checkFraming has refused what has no length
+		body = make([]byte, r.ContentLength)
+		_, err = io.ReadFull(r.Body, body)
+	} else {
+		body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, wire.MaxBody))
+	}
+	if err != nil {
 		w.Header().Set("Connection", "close")
 		return nil, refusal.New(refusal.BadRequest, "the body ended before its Content-Length")
 	}

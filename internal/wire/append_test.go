@@ -2,7 +2,6 @@ package wire
 
 import (
 	"bytes"
-	"fmt"
 	"math"
 	"testing"
 
@@ -46,7 +45,7 @@ func TestEncodedAsTheLibraryDoes(t *testing.T) {
 	for _, n := range []int{0, 1, 23, 24, 255, 256, 65535, 65536} {
 		body := Request{Body: make([]byte, n), Path: string(make([]byte, n))}
 		if !bytes.Equal(body.Encode(), encode(body)) {
-			t.Error(fmt.Sprintf("%d bytes encode otherwise than by the library", n))
+			t.Errorf("%d bytes encode otherwise than by the library", n)
 		}
 	}
 }

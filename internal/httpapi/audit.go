@@ -1,6 +1,12 @@
 package httpapi
 
-import "net/http"
+import (
+	"net/http"
+
+	"tandem/internal/httpsig"
+	"tandem/internal/refusal"
+	"tandem/internal/wire"
+)
 
 // audit serves GET /tandem/v1/sessions/{id}/audit: what this node has decided about a session, when and why. Like a
 // session's status it is shown to whoever knows the session's id. It is one node's word, and not signed.
@@ -27,6 +33,37 @@ func (a *api) evidence(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	file, err := a.o.Engine.Evidence(r.Context(), id, r.URL.Query().Get("kind"))
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Disposition", `attachment; filename="evidence-`+id.String()+`.json"`)
+	a.writeBytes(w, r, http.StatusOK, "application/json", file)
+}
+
+// accuse serves POST /tandem/v1/sessions/{id}/evidence: the client of a session brings what a node has signed about it, and gets
+// the evidence file against that node if it was false. The body is a wire.Accusation (docs/format/evidence.md); nothing in it
+// needs to be believed, so the request itself is not signed.
+func (a *api) accuse(w http.ResponseWriter, r *http.Request) {
+	id, body, err := a.cbor(w, r)
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	ctx, done, err := a.o.Engine.Admit(r.Context())
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	defer done()
+	what, err := wire.DecodeAccusation(body)
+	if err == nil && httpsig.SessionID(&what.Open) != id {
+		err = refusal.New(refusal.WrongSession, "the path and the accusation name different sessions").With("session", id)
+	}
+	var file []byte
+	if err == nil {
+		file, err = a.o.Engine.Accuse(ctx, what)
+	}
 	if err != nil {
 		a.fail(w, r, err)
 		return

@@ -15,19 +15,7 @@ import (
 // are missing here. The body is a wire.Transcript (docs/format/peer.md); nothing in it needs to be believed, so the request
 // itself is not signed. Uploading what is here already changes nothing.
 func (a *api) upload(w http.ResponseWriter, r *http.Request) {
-	id, err := a.pathSession(r)
-	if err == nil {
-		err = a.awaitHeight(r)
-	}
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/cbor" {
-		a.fail(w, r, refusal.New(refusal.UnsupportedMediaType, "a transcript is application/cbor"))
-		return
-	}
-	body, err := a.bodyUpTo(w, r, wire.MaxTranscript)
+	id, body, err := a.cbor(w, r)
 	if err != nil {
 		a.fail(w, r, err)
 		return
@@ -53,6 +41,22 @@ func (a *api) upload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	a.writeSession(w, r, http.StatusOK, s)
+}
+
+// cbor reads a request that brings the session in its path, or a part of it, in canonical CBOR, and waits for the height that it
+// asks for.
+func (a *api) cbor(w http.ResponseWriter, r *http.Request) (id wire.SessionID, body []byte, err error) {
+	if id, err = a.pathSession(r); err != nil {
+		return id, nil, err
+	}
+	if err := a.awaitHeight(r); err != nil {
+		return id, nil, err
+	}
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); kind != "application/cbor" {
+		return id, nil, refusal.New(refusal.UnsupportedMediaType, "a session is brought as application/cbor")
+	}
+	body, err = a.bodyUpTo(w, r, wire.MaxTranscript)
+	return id, body, err
 }
 
 // bodyUpTo reads a body that may be larger than a request's to a handler. Errors: body-too-large, bad-request.

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"net/http"
 
 	"tandem/internal/httpsig"
@@ -45,29 +46,19 @@ func (a *api) evidence(w http.ResponseWriter, r *http.Request) {
 // the evidence file against that node if it was false. The body is a wire.Accusation (docs/format/evidence.md); nothing in it
 // needs to be believed, so the request itself is not signed.
 func (a *api) accuse(w http.ResponseWriter, r *http.Request) {
-	id, body, err := a.cbor(w, r)
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	ctx, done, err := a.o.Engine.Admit(r.Context())
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	defer done()
-	what, err := wire.DecodeAccusation(body)
-	if err == nil && httpsig.SessionID(&what.Open) != id {
-		err = refusal.New(refusal.WrongSession, "the path and the accusation name different sessions").With("session", id)
-	}
-	var file []byte
-	if err == nil {
-		file, err = a.o.Engine.Accuse(ctx, what)
-	}
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	w.Header().Set("Content-Disposition", `attachment; filename="evidence-`+id.String()+`.json"`)
-	a.writeBytes(w, r, http.StatusOK, "application/json", file)
+	a.brought(w, r, func(ctx context.Context, id wire.SessionID, body []byte) error {
+		what, err := wire.DecodeAccusation(body)
+		if err != nil {
+			return err
+		}
+		if httpsig.SessionID(&what.Open) != id {
+			return refusal.New(refusal.WrongSession, "the path and the accusation name different sessions").With("session", id)
+		}
+		file, err := a.o.Engine.Accuse(ctx, what)
+		if err == nil {
+			w.Header().Set("Content-Disposition", `attachment; filename="evidence-`+id.String()+`.json"`)
+			a.writeBytes(w, r, http.StatusOK, "application/json", file)
+		}
+		return err
+	})
 }

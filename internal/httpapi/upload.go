@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -15,6 +16,24 @@ import (
 // are missing here. The body is a wire.Transcript (docs/format/peer.md); nothing in it needs to be believed, so the request
 // itself is not signed. Uploading what is here already changes nothing.
 func (a *api) upload(w http.ResponseWriter, r *http.Request) {
+	a.brought(w, r, func(ctx context.Context, id wire.SessionID, body []byte) error {
+		t, err := wire.DecodeTranscript(body)
+		if err != nil {
+			return err
+		}
+		if httpsig.SessionID(&t.Open) != id {
+			return refusal.New(refusal.WrongSession, "the path and the transcript name different sessions").With("session", id)
+		}
+		s, err := a.o.Engine.Upload(ctx, t)
+		if err == nil {
+			a.writeSession(w, r, http.StatusOK, s)
+		}
+		return err
+	})
+}
+
+// brought reads a request with cbor and, if there is a place for it, has take answer it; an error is answered here.
+func (a *api) brought(w http.ResponseWriter, r *http.Request, take func(ctx context.Context, id wire.SessionID, body []byte) error) {
 	id, body, err := a.cbor(w, r)
 	if err != nil {
 		a.fail(w, r, err)
@@ -26,21 +45,9 @@ func (a *api) upload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer done()
-	t, err := wire.DecodeTranscript(body)
-	if err != nil {
+	if err := take(ctx, id, body); err != nil {
 		a.fail(w, r, err)
-		return
 	}
-	if httpsig.SessionID(&t.Open) != id {
-		a.fail(w, r, refusal.New(refusal.WrongSession, "the path and the transcript name different sessions").With("session", id))
-		return
-	}
-	s, err := a.o.Engine.Upload(ctx, t)
-	if err != nil {
-		a.fail(w, r, err)
-		return
-	}
-	a.writeSession(w, r, http.StatusOK, s)
 }
 
 // cbor reads a request that brings the session in its path, or a part of it, in canonical CBOR, and waits for the height that it

@@ -280,7 +280,7 @@ func (g *GRPC) Run(ctx context.Context, r Receiver) error {
 	g.mu.Unlock()
 
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(g.listener) }()
+	go func() { served <- server.Serve(bounded(g.listener)) }()
 	var err error
 	select {
 	case <-ctx.Done():

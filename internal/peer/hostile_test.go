@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"net"
 	"testing"
 	"time"
 
@@ -103,5 +104,72 @@ func TestManyStreams(t *testing.T) {
 	victim.await("half as much again", func(got []event) bool { return len(got) == perSecond*3/2 })
 	if took := time.Since(began); took < 450*time.Millisecond {
 		t.Errorf("%d messages were taken in %v, at %d a second", perSecond*3/2, took, perSecond)
+	}
+}
+
+// Connections that prove no key do not fill a node: from one address so many are kept, and whoever comes from another, or when one
+// has gone, finds a place.
+func TestManyConnections(t *testing.T) {
+	inner, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := bounded(inner)
+	accepted := make(chan net.Conn)
+	go func() {
+		defer close(accepted)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	}()
+	defer func() {
+		_ = l.Close()
+		for c := range accepted {
+			_ = c.Close()
+		}
+	}()
+	dial := func(from string) net.Conn {
+		t.Helper()
+		if from != "127.0.0.1" { // not every system has more than one loopback address
+			if probe, err := net.Listen("tcp", from+":0"); err != nil {
+				t.Skip(err)
+			} else {
+				_ = probe.Close()
+			}
+		}
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		c, err := d.DialContext(t.Context(), "tcp", inner.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		return c
+	}
+	var kept []net.Conn
+	for range maxConnectionsFrom {
+		dial("127.0.0.1")
+		kept = append(kept, <-accepted)
+	}
+	if _, err := dial("127.0.0.1").Read(make([]byte, 1)); err == nil {
+		t.Error("one too many is read from")
+	}
+	dial("127.0.0.2")
+	kept = append(kept, <-accepted)
+	_ = kept[0].Close()
+	_ = kept[0].Close() // gives one place back, not two
+	dial("127.0.0.1")
+	kept[0] = <-accepted
+	if _, err := dial("127.0.0.1").Read(make([]byte, 1)); err == nil {
+		t.Error("one too many is read from")
+	}
+	for _, c := range kept {
+		_ = c.Close()
+	}
+	if l.all != 0 || len(l.from) != 0 {
+		t.Errorf("%d places are not given back: %v", l.all, l.from)
 	}
 }

@@ -39,8 +39,9 @@ func (w *witness) note(open *wire.Request, previous wire.Digest, tx *wire.Transa
 }
 
 // Evidence returns the evidence files (package evidence, docs/format/evidence.md) that the session has collected against
-// nodes: each proves offline that a node sealed two different answers to one request of this session. There are none if
-// all nodes behave. An [AnswerError] alone is rarely evidence: what a node did not sign cannot be held against it.
+// nodes: each proves offline that a node sealed two different answers to one request of this session, or is one that
+// [Session.Accuse] was given. There are none if all nodes behave. An [AnswerError] alone is rarely evidence: what a node did not
+// sign cannot be held against it.
 func (s *Session) Evidence() [][]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -235,7 +235,7 @@ func (c call) behind(p *Problem) bool {
 		return true
 	case refusal.TranscriptMissing, refusal.PositionTaken, refusal.WrongSequence, refusal.WrongTranscript:
 		return c.signed != nil
-	case refusal.NotCommitted, refusal.BlockNotFound, refusal.TransactionNotFound:
+	case refusal.NotCommitted, refusal.BlockNotFound, refusal.TransactionNotFound, refusal.NoEvidence:
 		return c.signed == nil
 	}
 	return false

@@ -93,13 +93,25 @@ func kindOf(raw []byte) (Kind, error) {
 	return f.Kind, nil
 }
 
-// decodeFile reads what encode wrote, and only that: it encodes what it read and compares, so unknown and duplicate
-// members, other orders, white space, escapes, letter case and number forms all fail.
-func decodeFile(raw []byte) (*file, error) {
-	var f file
+// decode reads what encode wrote, and only that: it encodes what it read and compares, so unknown and duplicate members, other
+// orders, white space, escapes, letter case and number forms all fail. A missing member is for the caller to find.
+func decode(raw []byte, into any) error {
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&f); err != nil {
+	if err := decoder.Decode(into); err != nil {
+		return err
+	}
+	again, err := encode(into)
+	if err == nil && !bytes.Equal(again, raw) {
+		err = errors.New("not in canonical form")
+	}
+	return err
+}
+
+// decodeFile reads a file of the kinds that need no run.
+func decodeFile(raw []byte) (*file, error) {
+	var f file
+	if err := decode(raw, &f); err != nil {
 		return nil, err
 	}
 	if f.Format != Format {
@@ -115,13 +127,6 @@ func decodeFile(raw []byte) (*file, error) {
 	}
 	if !slices.IsSortedFunc(f.Requests, compareRequests) || !slices.IsSortedFunc(f.Answers, compareAnswers) {
 		return nil, errors.New("the signed parts are not in order")
-	}
-	again, err := f.encode()
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(again, raw) {
-		return nil, errors.New("not in canonical form")
 	}
 	return &f, nil
 }

@@ -24,7 +24,11 @@ func (f *Finding) WriteSummary(w io.Writer) error {
 		if s.Status != 0 {
 			fmt.Fprintf(&b, " -> %d, at height %d, %s", s.Status, s.Height, time.UnixMilli(s.TimeMillis).UTC().Format(time.RFC3339))
 		}
-		fmt.Fprintf(&b, "\n             signed %s for %s\n", time.Unix(s.Created, 0).UTC().Format(time.RFC3339), plain(s.Purpose))
+		when := ""
+		if s.Created > 0 { // an endorsement says no time
+			when = " " + time.Unix(s.Created, 0).UTC().Format(time.RFC3339)
+		}
+		fmt.Fprintf(&b, "\n             signed%s for %s\n", when, plain(s.Purpose))
 		fmt.Fprintf(&b, "             request %s\n             over %s\n", s.Request, s.Over)
 		if s.Head != "" {
 			fmt.Fprintf(&b, "             head %s\n             response %s\n", s.Head, s.Response)

@@ -287,8 +287,8 @@ func labelled(do func()) string {
 	})
 	<-done
 	label := fmt.Sprintf("%q:%q", key, value)
-	// A goroutine that is just ending is none left behind.
-	for end := time.Now().Add(20 * time.Millisecond); ; runtime.Gosched() {
+	// A goroutine that is just ending is none left behind; where the machine is busy it may take its time over that.
+	for end := time.Now().Add(time.Second); ; runtime.Gosched() {
 		left := withLabel(label)
 		if left == "" || time.Now().After(end) {
 			return left

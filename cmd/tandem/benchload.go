@@ -118,7 +118,7 @@ func (f *benchLoadFlags) run(cmd *cobra.Command) (err error) {
 	if report == nil || len(report.Levels) == 0 {
 		return either(err, context.Canceled)
 	}
-	err = errors.Join(err, f.show(cmd.OutOrStdout(), report))
+	err = errors.Join(err, showResults(cmd.OutOrStdout(), report, f.out, f.asJSON))
 	failed, sent := 0, 0
 	for _, l := range report.Levels {
 		failed, sent = failed+l.Failed, sent+l.Sent
@@ -134,17 +134,23 @@ func (f *benchLoadFlags) run(cmd *cobra.Command) (err error) {
 	return nil
 }
 
-// show prints and writes a report.
-func (f *benchLoadFlags) show(w io.Writer, report *bench.LoadReport) error {
-	if f.out != "" {
-		if err := report.WriteFiles(f.out); err != nil {
+// results are what a benchmark came to.
+type results interface {
+	WriteFiles(dir string) error
+	WriteText(w io.Writer) error
+}
+
+// showResults prints results, and writes them into dir if there is one.
+func showResults(w io.Writer, r results, dir string, asJSON bool) error {
+	if dir != "" {
+		if err := r.WriteFiles(dir); err != nil {
 			return err
 		}
 	}
-	if f.asJSON {
-		return printJSON(w, report)
+	if asJSON {
+		return printJSON(w, r)
 	}
-	return report.WriteText(w)
+	return r.WriteText(w)
 }
 
 // either is err, or otherwise if there is none.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -86,7 +85,7 @@ func (f *benchScaleFlags) run(cmd *cobra.Command) (err error) {
 	if report == nil || len(report.Axes) == 0 {
 		return either(err, context.Canceled)
 	}
-	err = errors.Join(err, f.show(cmd.OutOrStdout(), report))
+	err = errors.Join(err, showResults(cmd.OutOrStdout(), report, f.out, f.asJSON))
 	failed := 0
 	for _, a := range report.Axes {
 		for _, p := range a.Points {
@@ -102,17 +101,4 @@ func (f *benchScaleFlags) run(cmd *cobra.Command) (err error) {
 		return fmt.Errorf("%d sessions failed; the first reasons are above", failed)
 	}
 	return nil
-}
-
-// show prints and writes a report.
-func (f *benchScaleFlags) show(w io.Writer, report *bench.ScaleReport) error {
-	if f.out != "" {
-		if err := report.WriteFiles(f.out); err != nil {
-			return err
-		}
-	}
-	if f.asJSON {
-		return printJSON(w, report)
-	}
-	return report.WriteText(w)
 }

@@ -168,7 +168,11 @@ func (f *callFlags) print(cmd *cobra.Command, a *client.Answer, o client.Outcome
 	default:
 		line += fmt.Sprintf(", committed state of height %d", a.Height)
 	}
-	_, err := fmt.Fprintf(cmd.ErrOrStderr(), "%s, %s ms\n", line, milliseconds(took))
+	line += fmt.Sprintf(", %s ms\n", milliseconds(took))
+	if a.Hint != "" {
+		line += fmt.Sprintf("hint: open sessions that have written what this step touched, and may come first: %#q\n", a.Hint)
+	}
+	_, err := io.WriteString(cmd.ErrOrStderr(), line)
 	return err
 }
 
@@ -192,12 +196,13 @@ func answerJSON(a *client.Answer, o client.Outcome, took time.Duration) any {
 		Endorsed    int               `json:"endorsed"`
 		Of          int               `json:"of"`
 		Endorsers   []client.Endorser `json:"endorsers,omitempty"` // verified; none in custody
+		Hint        string            `json:"hint,omitempty"`
 		Outcome     *client.Outcome   `json:"outcome,omitempty"`
 		TookMillis  json.Number       `json:"took_ms"`
 	}{
 		Status: a.Status, ContentType: a.Header.Get("Content-Type"), Body: body, Session: a.Session, Sequence: a.Sequence,
 		Transcript: a.Transcript, Recorded: a.Recorded, Height: a.Height, Originator: a.Originator, Endorsed: a.Endorsed, Of: a.Of,
-		Endorsers: a.Endorsers, TookMillis: milliseconds(took),
+		Endorsers: a.Endorsers, Hint: a.Hint, TookMillis: milliseconds(took),
 	}
 	if !a.Time.IsZero() {
 		out.Time = &a.Time

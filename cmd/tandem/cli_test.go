@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -121,22 +122,32 @@ func TestLiveScripts(t *testing.T) {
 func forger(ts *testscript.TestScript, _ bool, _ []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	network, err := testnet.Start(ctx, testnet.StartOptions{Options: bench.DemoNetwork(1, 2), Dir: ts.MkAbs("forged")})
+	network, err := testnet.Start(ctx, testnet.StartOptions{Options: bench.DemoNetwork(1, 3), Dir: ts.MkAbs("forged")})
 	ts.Check(err)
 	ts.Defer(func() { _ = network.Close() })
-	liar := network.Layer2()[0]
-	cfg := network.Config(liar)
-	key, err := node.ReadKey(filepath.Join(cfg.Home, cfg.Layer2.Key))
+	var genesis struct {
+		ChainID string `json:"chain_id"`
+	}
+	raw, err := os.ReadFile(testnet.GenesisFile(network.Dir()))
 	ts.Check(err)
-	behind, err := url.Parse(network.URL(liar))
+	ts.Check(json.Unmarshal(raw, &genesis))
+	var keys []ed25519.PrivateKey
+	for i, name := range []string{"FORGERKEY", "ACCOMPLICEKEY"} {
+		cfg := network.Config(network.Layer2()[i])
+		key, err := node.ReadKey(filepath.Join(cfg.Home, cfg.Layer2.Key))
+		ts.Check(err)
+		did, err := client.KeyFromSeed(key.Seed())
+		ts.Check(err)
+		ts.Setenv(name, did.DID())
+		keys = append(keys, key)
+	}
+	behind, err := url.Parse(network.URL(network.Layer2()[0]))
 	ts.Check(err)
-	front := httptest.NewServer(testnet.ForgeAnswer(key).Front(httputil.NewSingleHostReverseProxy(behind)))
+	lie := testnet.ForgeAnswer(keys[0], testnet.Endorsing(genesis.ChainID, keys[1]))
+	front := httptest.NewServer(lie.Front(httputil.NewSingleHostReverseProxy(behind)))
 	ts.Defer(front.Close)
-	did, err := client.KeyFromSeed(key.Seed())
-	ts.Check(err)
 	ts.Setenv("FORGER", front.URL)
-	ts.Setenv("HONEST", network.URL(network.Layer2()[1]))
-	ts.Setenv("FORGERKEY", did.DID())
+	ts.Setenv("HONEST", network.URL(network.Layer2()[2]))
 	ts.Setenv("FORGED", testnet.GenesisFile(network.Dir()))
 }
 
@@ -242,8 +253,9 @@ var commands = map[string]func(ts *testscript.TestScript, neg bool, args []strin
 			ts.Check(os.WriteFile(ts.MkAbs(fmt.Sprintf("%s%d.sh", args[1], i+1)), []byte(script), 0o644))
 		}
 	},
-	// forger starts a network of two Layer 2 nodes, before one of which a liar sits that signs invented answers with the node's
-	// key, and sets FORGER, HONEST (addresses), FORGERKEY (did:key) and FORGED (the network's genesis file).
+	// forger starts a network of three Layer 2 nodes, before one of which a liar sits that signs invented answers with the node's
+	// key and has them endorsed with the second one's, and sets FORGER, HONEST (addresses), FORGERKEY, ACCOMPLICEKEY (did:key) and
+	// FORGED (the network's genesis file).
 	"forger": forger,
 	// exits CODE COMMAND... checks the exact exit code of a tandem command line.
 	"exits": func(ts *testscript.TestScript, _ bool, args []string) {

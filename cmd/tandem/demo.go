@@ -117,7 +117,7 @@ func (f *demoFlags) run(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
-	report := newDemoReport(urls[0], about)
+	report := newDemoReport(c.URL(), about) // the node that has answered
 	if f.runs == 1 && !f.asJSON {
 		report.live = cmd.OutOrStdout()
 		if err := report.writeHead(report.live); err != nil {

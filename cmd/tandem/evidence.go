@@ -19,9 +19,9 @@ import (
 func newEvidenceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "evidence",
-		Short: "Fetch and verify evidence of misbehaviour",
+		Short: "Fetch, make and verify evidence of misbehaviour",
 	}
-	cmd.AddCommand(newEvidenceGetCommand(), newEvidenceVerifyCommand())
+	cmd.AddCommand(newEvidenceGetCommand(), newEvidenceMakeCommand(), newEvidenceVerifyCommand())
 	return cmd
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"regexp"
+	"slices"
 )
 
 // Report is one HTML file that holds all of a measurement: it needs no network, no script and no other file.
@@ -27,11 +29,17 @@ type Section struct {
 	Figures []Figure
 }
 
-// Table is a table of a report. Cells that begin with a digit stand to the right.
+// Table is a table of a report. Cells that begin with a digit stand to the right, and so do the heads above them; names of
+// configurations are no numbers.
 type Table struct {
 	Caption string
 	Head    []string
 	Rows    [][]string
+}
+
+// Numbers reports whether the cells below a head are numbers.
+func (t Table) Numbers(column int) bool {
+	return slices.ContainsFunc(t.Rows, func(row []string) bool { return column < len(row) && number(row[column]) })
 }
 
 // Figure is a chart of a report.
@@ -59,8 +67,11 @@ func inline(svg []byte) (template.HTML, error) {
 
 // number reports whether a cell is one.
 func number(cell string) bool {
-	return cell != "" && (cell[0] >= '0' && cell[0] <= '9' || cell[0] == '-' && len(cell) > 1)
+	return cell != "" && (cell[0] >= '0' && cell[0] <= '9' || cell[0] == '-' && len(cell) > 1) && !configuration.MatchString(cell)
 }
+
+// configuration is the name of a network: validators - Layer 2 nodes.
+var configuration = regexp.MustCompile(`^[0-9]+-[0-9]+$`)
 
 func gibibytes(n int64) string { return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30)) }
 
@@ -76,8 +87,9 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bot
 p { max-width: 75ch; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; display: block; overflow-x: auto; }
 caption { text-align: left; font-weight: bold; padding: 4px 0; }
-th, td { border-bottom: 1px solid #ddd; padding: 3px 10px 3px 0; text-align: left; white-space: nowrap; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ddd; padding: 3px 10px 3px 0; text-align: left; }
+td, th[scope=row] { white-space: nowrap; } th { vertical-align: bottom; }
+.n { text-align: right; font-variant-numeric: tabular-nums; }
 figure { margin: 1.2rem 0; } figure svg { max-width: 100%; height: auto; } figcaption { color: #444; font-size: 13px; max-width: 90ch; }
 </style>
 </head>
@@ -91,7 +103,7 @@ figure { margin: 1.2rem 0; } figure svg { max-width: 100%; height: auto; } figca
 </figure>
 {{end}}{{range .Tables}}<table>
 {{if .Caption}}<caption>{{.Caption}}</caption>
-{{end}}<thead><tr>{{range .Head}}<th scope="col">{{.}}</th>{{end}}</tr></thead>
+{{end}}<thead><tr>{{$t := .}}{{range $i, $h := .Head}}<th scope="col"{{if $t.Numbers $i}} class="n"{{end}}>{{$h}}</th>{{end}}</tr></thead>
 <tbody>
 {{range .Rows}}<tr>{{range .}}<td{{if number .}} class="n"{{end}}>{{.}}</td>{{end}}</tr>
 {{end}}</tbody>

@@ -284,6 +284,10 @@ func TestStuckReaderIsDropped(t *testing.T) {
 	if _, err := io.WriteString(c, "GET /tandem/v1/events?after=0 HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
+	line := make([]byte, len("HTTP/1.1 200"))
+	if _, err := io.ReadFull(c, line); err != nil || string(line) != "HTTP/1.1 200" { // it has the place
+		t.Fatalf("%q, %v", line, err)
+	}
 	big := events.Event{Kind: events.Block, Data: []byte(`"` + strings.Repeat("x", 8000) + `"`)}
 	for range 2000 { // 16 MB: more than the sockets hold
 		log.Publish(big)

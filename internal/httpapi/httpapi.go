@@ -50,6 +50,7 @@ type Engine interface {
 	Preview(ctx context.Context, id wire.SessionID) (layer2.Preview, error)
 	Audit(ctx context.Context, id wire.SessionID) (layer2.Audit, error)
 	Evidence(ctx context.Context, id wire.SessionID, kind string) ([]byte, error)
+	Accuse(ctx context.Context, a wire.Accusation) ([]byte, error)
 	SignAnswer(h http.Header, status int, body []byte, a layer2.Answer)
 	WaitHeight(ctx context.Context, height int64) error
 	Stats() layer2.Stats
@@ -167,6 +168,7 @@ func New(o Options) (http.Handler, error) {
 	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}/conflict", a.conflict)
 	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}/audit", a.audit)
 	a.routes.HandleFunc("GET /tandem/v1/sessions/{id}/evidence", a.evidence)
+	a.routes.HandleFunc("POST /tandem/v1/sessions/{id}/evidence", a.accuse)
 	a.routes.HandleFunc("GET /tandem/v1/events", a.events)
 	a.routes.HandleFunc("GET /tandem/v1/blocks/{height}", a.block)
 	a.routes.HandleFunc("GET /tandem/v1/transactions/{hash}", a.transaction)

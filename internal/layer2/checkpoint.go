@@ -476,8 +476,11 @@ func (o *owner) committed(part uint64) (Committed, error) {
 	all := o.machine.Checkpoints()
 	i := slices.IndexFunc(all, func(c session.Checkpoint) bool { return c.Number == part })
 	if i < 0 {
-		text := "the session is %s and has %d checkpoints"
-		return Committed{}, refusal.New(refusal.NotCommitted, text, o.machine.State(), start.Checkpoints).
+		parts := start.Checkpoints
+		if done {
+			parts++ // the final one
+		}
+		return Committed{}, refusal.New(refusal.NotCommitted, "the session is %s, and %d parts of it are in blocks", o.machine.State(), parts).
 			With("session", o.id.String()).With("status_of_session", o.machine.State().String())
 	}
 	c := all[i]

@@ -77,7 +77,7 @@ func (o *owner) suspectAnswer(r *wire.Recorded, previous wire.Digest, reason err
 		c.Steps = append(c.Steps, *tx)
 	}
 	if err == nil && len(c.Steps) > 0 {
-		_, err = o.accuse(c)
+		err = o.accuse(c)
 	}
 	if err != nil {
 		o.e.o.Logger.Info("a node's answer differs and cannot be judged", "session", o.id, "step", tx.Sequence, "node", tx.Originator, "height", r.Height, "error", err)
@@ -96,33 +96,33 @@ func (o *owner) startIn(view *state.View) (evidence.Start, error) {
 	return evidence.Start{Sequence: s.Steps, Head: s.Head}, nil
 }
 
-// accuse runs the steps on the state that the claim names. If it is contradicted, what proves that is added to c, and the file
-// is made, or waits for the block. It reports whether the claim is contradicted.
-func (o *owner) accuse(c evidence.Contradiction) (bool, error) {
-	proofs := o.e.o.Proofs
+// accuse runs the steps on the state that the claim names. If it is contradicted the file that proves it is made, or waits for
+// the block.
+func (o *owner) accuse(c evidence.Contradiction) error {
+	lied, err := o.e.contradicts(o.id, o.body, &c)
+	if err != nil || !lied {
+		return err
+	}
+	return o.prove(c)
+}
+
+// contradicts runs the steps on the state that the claim names, and says whether they answer otherwise there. Then it adds to
+// c what the run read of the state, with the proofs. The error wraps evidence.ErrCannotJudge if nobody can tell, and
+// errUnprovable if the claim is false and that cannot be shown.
+func (e *Engine) contradicts(id wire.SessionID, body wire.OpenBody, c *evidence.Contradiction) (bool, error) {
+	proofs := e.o.Proofs
 	view, err := proofs.At(c.Claim.Height)
 	if err != nil {
 		return false, err
 	}
 	read := &recording{base: view, keys: map[string]bool{}}
-	d, err := judge.Of(o.e.o.Runner).Run(o.e.ctx, &evidence.Case{
-		Session: o.id, Key: o.open.Key, Open: o.body, Start: c.Start, Steps: c.Steps,
+	d, err := judge.Of(e.o.Runner).Run(e.ctx, &evidence.Case{
+		Session: id, Key: c.Open.Key, Open: body, Start: c.Start, Steps: c.Steps,
 	}, read)
 	if err != nil || d == nil {
 		return false, err
 	}
-	if read.scanned {
-		_, err = proofs.Export(c.Claim.Height, func(_ int, chunk []byte) error {
-			if len(c.Packed)+len(chunk) > evidence.MaxState {
-				return fmt.Errorf("its steps scan, and the state is larger than the %d bytes that an evidence file may hold", evidence.MaxState)
-			}
-			c.Packed = append(c.Packed, chunk...)
-			return nil
-		})
-		if err != nil {
-			return true, err
-		}
-	} else {
+	if !read.scanned {
 		for _, key := range slices.Sorted(maps.Keys(read.keys)) {
 			k, err := proofs.Trace(c.Claim.Height, []byte(key))
 			if err != nil {
@@ -130,9 +130,20 @@ func (o *owner) accuse(c evidence.Contradiction) (bool, error) {
 			}
 			c.Keys = append(c.Keys, k)
 		}
+		return true, nil
 	}
-	return true, o.prove(c)
+	_, err = proofs.Export(c.Claim.Height, func(_ int, chunk []byte) error {
+		if len(c.Packed)+len(chunk) > evidence.MaxState {
+			return fmt.Errorf("%w: its steps scan, and the state is larger than the %d bytes that an evidence file may hold", errUnprovable, evidence.MaxState)
+		}
+		c.Packed = append(c.Packed, chunk...)
+		return nil
+	})
+	return true, err
 }
+
+// errUnprovable says that a claim is false and that no evidence file can show it.
+var errUnprovable = errors.New("the answer is false and cannot be proved so")
 
 // recording notes what is read of a state.
 type recording struct {
@@ -155,8 +166,8 @@ func (r *recording) Scan(start, end []byte) iter.Seq2[state.Entry, error] {
 
 // prove makes the evidence file and keeps it, or has it wait for the block that holds the state's root.
 func (o *owner) prove(c evidence.Contradiction) error {
-	var err error
-	if c.Header, c.Commit, err = o.e.o.Proofs.SignedBlock(c.Claim.Height + 1); errors.Is(err, ErrNoBlock) {
+	file, finding, err := o.e.proven(&c)
+	if errors.Is(err, ErrNoBlock) {
 		o.e.mu.Lock()
 		defer o.e.mu.Unlock()
 		if o.e.accused.waiting == nil {
@@ -170,20 +181,26 @@ func (o *owner) prove(c evidence.Contradiction) error {
 	if err != nil {
 		return err
 	}
-	file, err := evidence.OfClaim(c)
-	if err != nil {
-		return err
-	}
-	// The bytes, as an auditor will: what is kept is what was checked.
-	finding, err := evidence.VerifyWith(context.WithoutCancel(o.e.ctx), o.e.o.Proofs.Genesis(), file, judge.Of(o.e.o.Runner))
-	if err != nil {
-		return err
-	}
 	if !o.e.mayKeep(c.Claim.Node, len(file)) {
 		return errors.New("as much is kept against this node already as one needs")
 	}
 	o.keep(finding.Kind, finding.Sequence, func() ([]byte, error) { return file, nil })
 	return nil
+}
+
+// proven makes the evidence file of a claim that is contradicted, and checks its bytes as an auditor will: nothing else is
+// handed out. Error: ErrNoBlock, while the block after the claim's height is not there.
+func (e *Engine) proven(c *evidence.Contradiction) ([]byte, *evidence.Finding, error) {
+	var err error
+	if c.Header, c.Commit, err = e.o.Proofs.SignedBlock(c.Claim.Height + 1); err != nil {
+		return nil, nil, err
+	}
+	file, err := evidence.OfClaim(*c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errUnprovable, err)
+	}
+	finding, err := evidence.VerifyWith(context.WithoutCancel(e.ctx), e.o.Proofs.Genesis(), file, judge.Of(e.o.Runner))
+	return file, finding, err
 }
 
 // accusing returns the block that evidence about a session waits for, 0 if none does.

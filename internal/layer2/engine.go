@@ -63,6 +63,7 @@ type Engine struct {
 	numbers  atomic.Uint64 // of ended sessions, the last one given
 	kept     atomic.Int64  // ended sessions on disk
 	previews atomic.Int64  // being worked on
+	charges  atomic.Int64  // of accusers, being judged
 	counts   counts
 	late     atomic.Int64 // a height that OnBlock did not tell of in time; see newest
 

@@ -71,8 +71,11 @@ type link struct {
 	stop    context.CancelFunc
 	in      sync.Mutex // one incoming stream at a time reaches the receiver
 
-	mu   sync.Mutex // guards last
-	last string
+	messages, octets *rate.Limiter // of what is taken from the peer
+
+	mu     sync.Mutex // guards what follows
+	last   string
+	newest func() // ends the incoming stream
 }
 
 // NewGRPC returns the transport, listening already, so that an address in use is known at once. It serves and dials once
@@ -195,7 +198,11 @@ func (g *GRPC) SetPeers(nodes []ledger.Node) {
 		if g.links[key] != nil {
 			continue
 		}
-		l := &link{key: key, address: address, out: newQueue()}
+		l := &link{
+			key: key, address: address, out: newQueue(), newest: func() {},
+			messages: rate.NewLimiter(rate.Limit(g.o.MessagesPerSecond), g.o.MessagesPerSecond),
+			octets:   rate.NewLimiter(rate.Limit(g.o.BytesPerSecond), max(g.o.BytesPerSecond, MaxMessage)),
+		}
 		l.ctx, l.stop = context.WithCancel(context.Background())
 		g.links[key] = l
 		if g.ctx != nil {
@@ -218,6 +225,15 @@ func (g *GRPC) Peers() []Status {
 	}
 	slices.SortFunc(all, byKey)
 	return all
+}
+
+// replace ends the stream that was taken from the peer before: a peer has one, however many it opens, so that it can neither take
+// more than its share of memory nor get round the limits, which are the link's.
+func (l *link) replace(stop func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.newest()
+	l.newest = stop
 }
 
 func (l *link) failed(err error) {
@@ -248,7 +264,7 @@ func (g *GRPC) Run(ctx context.Context, r Receiver) error {
 		grpc.MaxRecvMsgSize(MaxMessage), grpc.MaxSendMsgSize(1<<10), grpc.MaxConcurrentStreams(4),
 		grpc.ConnectionTimeout(5*time.Second), grpc.MaxHeaderListSize(8<<10),
 		grpc.InitialWindowSize(1<<20), grpc.InitialConnWindowSize(1<<20),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 3 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: time.Minute, Time: 5 * time.Second, Timeout: 3 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 	)
 	server.RegisterService(&grpc.ServiceDesc{
@@ -264,7 +280,7 @@ func (g *GRPC) Run(ctx context.Context, r Receiver) error {
 	g.mu.Unlock()
 
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(g.listener) }()
+	go func() { served <- server.Serve(bounded(g.listener)) }()
 	var err error
 	select {
 	case <-ctx.Done():
@@ -403,22 +419,24 @@ func (g *GRPC) serve(_ any, stream grpc.ServerStream) error {
 	if err := stream.SendHeader(metadata.Pairs("tandem-protocol", protocol)); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l.replace(cancel)
 	ended := make(chan error, 1)
 	go func() { ended <- g.receive(ctx, l, stream) }() // ends with the stream, which ends when this handler returns
 	select {
 	case err := <-ended:
 		return err
+	case <-ctx.Done():
+		return status.Error(codes.Aborted, "the peer has opened another stream")
 	case <-l.ctx.Done():
 		return status.Error(codes.PermissionDenied, ErrUnknown.Error())
 	}
 }
 
 // receive hands what arrives on a stream to the receiver. A peer that has lost its connection may be back before this end
-// has noticed: then the newer stream waits for the message in hand of the older one, and the order holds, because nothing
-// more is sent on a dead connection.
+// has noticed: then the newer stream ends the older one and waits for the message that it has in hand, so that the order holds.
 func (g *GRPC) receive(ctx context.Context, l *link, stream grpc.ServerStream) error {
-	messages := rate.NewLimiter(rate.Limit(g.o.MessagesPerSecond), g.o.MessagesPerSecond)
-	octets := rate.NewLimiter(rate.Limit(g.o.BytesPerSecond), max(g.o.BytesPerSecond, MaxMessage))
 	for {
 		var message []byte
 		if err := stream.RecvMsg(&message); err != nil {
@@ -427,14 +445,14 @@ func (g *GRPC) receive(ctx context.Context, l *link, stream grpc.ServerStream) e
 			}
 			return err
 		}
-		if err := messages.Wait(ctx); err != nil {
+		if err := l.messages.Wait(ctx); err != nil {
 			return err
 		}
-		if err := octets.WaitN(ctx, len(message)); err != nil {
+		if err := l.octets.WaitN(ctx, len(message)); err != nil {
 			return err
 		}
 		l.in.Lock()
-		if l.ctx.Err() == nil {
+		if l.ctx.Err() == nil && ctx.Err() == nil {
 			g.receiver.Receive(l.key, message)
 		}
 		l.in.Unlock()

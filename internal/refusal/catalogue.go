@@ -60,6 +60,7 @@ const (
 	LengthRequired       Code = "length-required"
 	MempoolFull          Code = "mempool-full"
 	MethodNotAllowed     Code = "method-not-allowed"
+	NoEvidence           Code = "no-evidence"
 	NoLayer2             Code = "no-layer2"
 	NonCanonical         Code = "non-canonical"
 	Nondeterministic     Code = "nondeterministic-handler"
@@ -142,7 +143,7 @@ var catalogue = [...]Entry{
 		"This node has no block of this height: it is in the future, or was pruned.",
 		"Ask for a height up to the one in /tandem/v1/status, or ask a node that keeps more history."},
 	{BodyTooLarge, 413, KindRefusal, "The body is too large",
-		"A request body may have 256 KiB.",
+		"A request body may have 256 KiB; a transcript, or a part of one, 2 MiB.",
 		"Split the operation into several steps of one session; they are committed together."},
 	{BudgetExceeded, 500, KindAnswer, "The handler used more than a step may",
 		"The handler did more state operations, or moved more bytes, than the ledger's parameters allow one step. The count is the same on all nodes; nothing was written.",
@@ -207,6 +208,9 @@ var catalogue = [...]Entry{
 	{MethodNotAllowed, 405, KindAnswer, "The method is not allowed here",
 		"The path exists but has no handler for this method.",
 		"Use one of the methods in the Allow header."},
+	{NoEvidence, 422, KindRefusal, "It makes no evidence",
+		"The accused node has told the truth: run again on the state that it has signed for, the steps answer as recorded. Or this node cannot show that it has not; the detail says which.",
+		"If the answers agree there is nothing to do; else ask another node, one that keeps more."},
 	{NoLayer2, 503, KindOutage, "This node is no Layer 2 node",
 		"Sessions and steps are served by nodes with the Layer 2 role; this one only validates and reads.",
 		"Call a Layer 2 node; GET /tandem/v1/status lists them with their URLs."},
@@ -239,7 +243,7 @@ var catalogue = [...]Entry{
 		"Make a new opening request with a fresh nonce, or continue the session it opened."},
 	{ResponseDiffers, 409, KindConflict, "The replay gave another response",
 		"On the ledger's present state a step of the session does not give the response that was recorded: another session was committed first, a node answered falsely, or the handler is not deterministic.",
-		"See the fields for the step and what differs; open a session that supersedes this one and repeat the steps."},
+		"See the fields for the step and what differs; open a session that supersedes this one and repeat the steps. If no other session came first, \"tandem evidence make\" finds out which nodes have lied."},
 	{ResponseInvalid, 500, KindAnswer, "The handler's response cannot be recorded",
 		"The handler answered with a status outside 200 to 599, or with a header that is not plain ASCII text or was set twice. Nothing was written.",
 		"This is a fault in the service: see docs/service.md for what a response may hold."},
@@ -302,7 +306,7 @@ var catalogue = [...]Entry{
 		"Send a session commit in the form of docs/format/session-commit.md."},
 	{UnsupportedMediaType, 415, KindRefusal, "The media type is not supported",
 		"The request's Content-Type is not one this route takes.",
-		"Send application/json."},
+		"Send application/json; transcripts are application/cbor."},
 	{WriteInRead, 500, KindAnswer, "The handler wrote in a read",
 		"A request without a session that only reads (GET, HEAD) ran on committed state, and its handler tried to change the state.",
 		"Send the request in a session; as a service author, write only in handlers of other methods."},

@@ -1,7 +1,10 @@
 package testnet_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -210,6 +213,9 @@ func TestHonestNodesAreNeverConvicted(t *testing.T) {
 					}
 				}
 				_, _ = s.Commit(t.Context())
+				if files, _ := s.Accuse(t.Context(), judge.New(counters())); len(files) != 0 {
+					t.Errorf("a client gets evidence against an honest node: %s", files[0])
+				}
 				if p == 0 && random.IntN(2) == 0 {
 					n := w.nodes[random.IntN(3)]
 					n.kill(true)
@@ -281,5 +287,148 @@ func TestForgedAnswerConvicts(t *testing.T) {
 	}
 	if _, err := evidence.Verify([]byte(strings.ReplaceAll(string(w.genesis), simChainID, "another-1")), file); err == nil || errors.Is(err, evidence.ErrCannotJudge) {
 		t.Errorf("on another chain: %v", err)
+	}
+}
+
+// Two nodes of three conspire: one invents an answer, the other endorses everything. A client that asks for two endorsements
+// takes it. The ledger does not; and the honest third node, shown what the two have signed, gives what convicts each of
+// them. Nothing convicts the honest node, nor either liar of what it signed truthfully.
+func TestConspiracyConvicts(t *testing.T) {
+	w := newSimulation(t, 3, 2)
+	t.Cleanup(w.close)
+	forger, endorser, honest := w.nodes[0], w.nodes[1], w.nodes[2]
+	forger.lie, endorser.lie = testnet.ForgeEndorsed(forger.key, endorser.public()), testnet.EndorseAll(simChainID, endorser.key)
+	for _, n := range w.nodes {
+		n.start()
+	}
+	w.connected()
+	s := open(t, w.client(0, 0, 2, 3*time.Second))
+	a, err := s.Call(t.Context(), "POST", "/add/a", "", nil)
+	if err != nil || a.Originator != forger.public().DID() || a.Endorsed != 2 || a.Endorsers[1].Node != endorser.public().DID() {
+		t.Fatalf("the conspiracy is not believed: %+v, %v", a, err)
+	}
+	var problem *client.Problem
+	if _, err := s.Commit(t.Context()); !errors.As(err, &problem) {
+		t.Fatalf("commit: %v", err)
+	}
+	w.chain.cut()
+	files, err := s.Accuse(t.Context(), judge.New(counters()))
+	if err != nil || len(files) != 2 || len(s.Evidence()) != 2 {
+		t.Fatalf("%d files, %d kept, %v", len(files), len(s.Evidence()), err)
+	}
+	for i, culprit := range []*simNode{forger, endorser} {
+		f, err := evidence.VerifyWith(t.Context(), w.genesis, files[i], judge.New(counters()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind := []evidence.Kind{evidence.WrongAnswer, evidence.WrongEndorsement}[i]
+		if f.Kind != kind || f.Culprit.Key != culprit.public().DID() || f.Sequence != 1 || !f.Conclusive || f.Session != s.ID() {
+			t.Errorf("found %+v", f)
+		}
+		damaged := bytes.Replace(files[i], []byte(`"height": `), []byte(`"height": 1`), 1)
+		if _, err := evidence.VerifyWith(t.Context(), w.genesis, damaged, judge.New(counters())); err == nil {
+			t.Error("evidence with another height verifies")
+		}
+	}
+	// Without the service's program all but the run is checked.
+	if files, err := s.Accuse(t.Context(), nil); err != nil || len(files) != 2 {
+		t.Errorf("without a judge: %d files, %v", len(files), err)
+	}
+
+	// An honest originator's answer, endorsed by the one that endorses everything: it has not run it, but it has not lied.
+	s = open(t, w.client(1, 2, 2, 3*time.Second))
+	if a := add(t, s, `{"n":1,"by":"actor1"}`); a.Originator != honest.public().DID() || a.Endorsed < 2 {
+		t.Fatalf("endorsed by %+v", a.Endorsers)
+	}
+	w.chain.cut()
+	if files, err := s.Accuse(t.Context(), judge.New(counters())); len(files) != 0 || err != nil {
+		t.Errorf("evidence against those who have told the truth: %s, %v", files, err)
+	}
+	commits(t, w, s)
+	if files, err := s.Accuse(t.Context(), judge.New(counters())); len(files) != 0 || err != nil {
+		t.Errorf("after the commit: %s, %v", files, err)
+	}
+}
+
+// accusation is a session's last step as its client would bring it.
+func accusation(t *testing.T, s *client.Session) wire.Accusation {
+	t.Helper()
+	text, err := s.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var saved struct {
+		Open   []byte   `json:"open"`
+		Steps  [][]byte `json:"steps"`
+		Proofs []struct {
+			Height    int64  `json:"height"`
+			Created   int64  `json:"created"`
+			Signature []byte `json:"signature"`
+		} `json:"proofs"`
+	}
+	if err := json.Unmarshal(text, &saved); err != nil {
+		t.Fatal(err)
+	}
+	var a wire.Accusation
+	if a.Open, err = wire.DecodeRequest(saved.Open); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range saved.Proofs {
+		tx, err := wire.DecodeTransaction(saved.Steps[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Steps = append(a.Steps, wire.Recorded{Transaction: tx, Height: p.Height, Seal: wire.Seal{Created: p.Created, Signature: wire.Signature(p.Signature)}})
+	}
+	return a
+}
+
+// What an accuser has made up is refused before anything is run: only a key of the Layer 2 list can be accused, and only of what it
+// has signed about what the client has signed.
+func TestAccuseRefusals(t *testing.T) {
+	w := newSimulation(t, 2, 1)
+	t.Cleanup(w.close)
+	for _, n := range w.nodes {
+		n.start()
+	}
+	w.connected()
+	s := open(t, w.client(0, 0, 1, 3*time.Second))
+	add(t, s, one)
+	w.chain.cut()
+	id, good := simID(t, s), accusation(t, s)
+	head, err := wire.ParseDigest(s.Transcript())
+	if err != nil {
+		t.Fatal(err)
+	}
+	endorsed := func(name string, height int64) func(*wire.Accusation) {
+		return func(a *wire.Accusation) {
+			k := simKey(name)
+			a.Endorsement = &wire.Endorsement{Node: wire.PublicKeyOf(k), Height: height,
+				Signature: wire.Signature(ed25519.Sign(k, wire.EndorsementBytes(simChainID, id, 1, head, height)))}
+		}
+	}
+	for _, c := range []struct {
+		name string
+		make func(*wire.Accusation)
+		code refusal.Code
+	}{
+		{"the truth", func(*wire.Accusation) {}, refusal.NoEvidence},
+		{"a stranger's endorsement", endorsed("stranger", 1), refusal.OriginatorUnknown},
+		{"an endorsement at a height to come", endorsed("node 1", 1<<40), refusal.HeightNotReached},
+		{"a true endorsement at another height", endorsed("node 1", 0), refusal.NoEvidence},
+		{"an endorsement with another height", func(a *wire.Accusation) { endorsed("node 1", 1)(a); a.Endorsement.Height = 2 }, refusal.SignatureInvalid},
+		{"a seal at another height", func(a *wire.Accusation) { a.Steps[0].Height++ }, refusal.SignatureInvalid},
+		{"another answer", func(a *wire.Accusation) { a.Steps[0].Transaction.Response.Body[0] ^= 1 }, refusal.SignatureInvalid},
+		{"another request", func(a *wire.Accusation) { a.Steps[0].Transaction.Request.Path = "/add/b" }, refusal.SignatureInvalid},
+		{"another opening", func(a *wire.Accusation) { a.Open.Created++ }, refusal.SignatureInvalid},
+	} {
+		bad, err := wire.DecodeAccusation(good.Encode()) // a copy
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.make(&bad)
+		if _, err := w.nodes[1].up().Accuse(t.Context(), bad); !refusal.Has(err, c.code) {
+			t.Errorf("%s: %v, want %s", c.name, err, c.code)
+		}
 	}
 }

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"sync"
+	"time"
 
 	"tandem/internal/httpsig"
 	"tandem/internal/layer2"
@@ -245,9 +247,64 @@ func ForgeBody() Layer2Lie {
 	})}
 }
 
+// Accomplice endorses a step that a liar has invented.
+type Accomplice func(wire.PeerStep) (wire.Endorsement, bool)
+
+// Endorsing is an accomplice that signs whatever it is given, as [EndorseAll] does.
+func Endorsing(chainID string, key ed25519.PrivateKey) Accomplice {
+	return func(step wire.PeerStep) (wire.Endorsement, bool) {
+		e := endorsement(chainID, key, step, step.Head)
+		return wire.Endorsement{Node: wire.PublicKeyOf(key), Height: e.Height, Signature: e.Signature}, true
+	}
+}
+
+// ForgeEndorsed is [ForgeAnswer] with an accomplice: each invented step is sent to it as to any peer, and what it endorses goes
+// out with the answer.
+func ForgeEndorsed(key ed25519.PrivateKey, accomplice wire.PublicKey) Layer2Lie {
+	var mu sync.Mutex
+	var link layer2.Peers
+	endorsed := make(chan wire.PeerEndorse, 64)
+	lie := ForgeAnswer(key, func(step wire.PeerStep) (wire.Endorsement, bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if link == nil || link.Send(accomplice, step.Encode()) != nil {
+			return wire.Endorsement{}, false
+		}
+		late := time.After(5 * time.Second)
+		for {
+			select {
+			case e := <-endorsed:
+				if e.Head == step.Head {
+					return wire.Endorsement{Node: accomplice, Height: e.Height, Signature: e.Signature}, true
+				}
+			case <-late:
+				return wire.Endorsement{}, false
+			}
+		}
+	})
+	lie.Name = "forges an endorsed answer"
+	lie.Peers = func(p layer2.Peers) layer2.Peers {
+		mu.Lock()
+		defer mu.Unlock()
+		link = p
+		return &talk{Peers: p, incoming: func(_ *talk, from wire.PublicKey, m any, raw []byte) []byte {
+			e, ok := m.(wire.PeerEndorse)
+			if !ok || from != accomplice {
+				return raw
+			}
+			select {
+			case endorsed <- e:
+			default:
+			}
+			return nil
+		}}
+	}
+	return lie
+}
+
 // ForgeAnswer answers every step with an invented body and signs it, with a transcript head to match: nothing that a client
-// can find wrong by itself. The honest node inside never hears of the step: it is withheld.
-func ForgeAnswer(key ed25519.PrivateKey) Layer2Lie {
+// can find wrong by itself. Accomplices endorse it. The honest node inside never hears of the step: it is withheld.
+func ForgeAnswer(key ed25519.PrivateKey, accomplices ...Accomplice) Layer2Lie {
 	return Layer2Lie{Name: "forges a signed answer", Front: front(func(w http.ResponseWriter, r *http.Request, body []byte, honest func([]byte) *httptest.ResponseRecorder) {
 		p, err := httpsig.FromHTTP(r, body)
 		if err != nil || p == nil || p.Tag != httpsig.TagStep || r.Method == http.MethodDelete {
@@ -264,12 +321,22 @@ func ForgeAnswer(key ed25519.PrivateKey) Layer2Lie {
 			Sequence: p.Place.Sequence, Request: p.Request, Originator: wire.PublicKeyOf(key), Time: p.Request.Created*1000 + 999,
 			Response: wire.Response{Status: 200, Headers: []wire.Header{{Name: "Content-Type", Value: "application/json"}}, Body: wire.Sum(lie)},
 		}
+		head := wire.TranscriptNext(p.Place.Transcript, tx)
 		w.Header().Set("Content-Type", "application/json")
 		httpsig.SignAnswer(key, p.Request.Created, httpsig.Answer{
-			Status: 200, Body: wire.Sum(lie), Session: p.Place.Session, Sequence: p.Place.Sequence,
-			Transcript: wire.TranscriptNext(p.Place.Transcript, tx), Height: height, Time: tx.Time,
+			Status: 200, Body: wire.Sum(lie), Session: p.Place.Session, Sequence: p.Place.Sequence, Transcript: head, Height: height, Time: tx.Time,
 		}, w.Header())
-		w.Header().Set("Tandem-Endorsements", "1/3")
+		step := wire.PeerStep{
+			Session: p.Place.Session, Previous: p.Place.Transcript, Head: head, Step: wire.Recorded{Transaction: tx, Height: height},
+		}
+		var endorsers []wire.Endorsement
+		for _, accomplice := range accomplices {
+			if e, ok := accomplice(step); ok {
+				endorsers = append(endorsers, e)
+			}
+		}
+		httpsig.SetEndorsements(w.Header(), endorsers)
+		w.Header().Set("Tandem-Endorsements", fmt.Sprintf("%d/3", 1+len(endorsers)))
 		_, _ = w.Write(lie)
 	})}
 }

@@ -14,7 +14,7 @@ var goldenMark = regexp.MustCompile(`(?s)<!-- golden (\S+) -->\n(\n?~~~\n.*?\n~~
 // TestFormatPages: the worked examples in docs/format are the golden files, byte for byte; with -update they are written into the pages.
 func TestFormatPages(t *testing.T) {
 	root := filepath.Join("..", "..")
-	for _, page := range []string{"wire", "transcript", "signatures", "session-commit", "receipt", "open", "keys", "peer"} {
+	for _, page := range []string{"wire", "transcript", "signatures", "session-commit", "receipt", "open", "keys", "peer", "evidence"} {
 		path := filepath.Join(root, "docs", "format", page+".md")
 		raw, err := os.ReadFile(path)
 		if err != nil {

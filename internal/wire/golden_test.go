@@ -97,11 +97,14 @@ func TestGolden(t *testing.T) {
 	upload := wire.Transcript{Open: e.commit.Open, Steps: []wire.Recorded{r}}
 	checkGolden(t, "peer-step.txt", vector("wire.PeerStep: the first step on its way to a peer (the seal is no real one)", step.Encode()))
 	checkGolden(t, "upload.txt", vector("wire.Transcript: the session after its first step (the seal is no real one)", upload.Encode()))
+	accusation := wire.Accusation{Open: e.commit.Open, Steps: []wire.Recorded{r}, Endorsement: &wire.Endorsement{Node: tx.Originator, Height: 41, Signature: tx.Request.Signature}}
+	checkGolden(t, "accusation.txt", vector("wire.Accusation: of an endorsement of the first step (seal and endorsement are no real ones)", accusation.Encode()))
 	checkGolden(t, "endorsement.txt", vector("wire.EndorsementBytes: what an endorsement of the first step on height 41 signs",
 		wire.EndorsementBytes(e.body.ChainID, e.id, 1, e.heads[1], 41)))
 
 	decodes(t, "request.txt", tx.Request, wire.DecodeRequest)
 	decodes(t, "upload.txt", upload, wire.DecodeTranscript)
+	decodes(t, "accusation.txt", accusation, wire.DecodeAccusation)
 	decodes(t, "response.txt", tx.Response, wire.DecodeResponse)
 	decodes(t, "transaction.txt", tx, wire.DecodeTransaction)
 	decodes(t, "session-commit.txt", e.commit, wire.DecodeSessionCommit)

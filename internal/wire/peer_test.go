@@ -105,6 +105,36 @@ func TestTranscriptRoundTrip(t *testing.T) {
 	})
 }
 
+func TestAccusationRoundTrip(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		x := Accusation{Open: genRequest().Draw(t, "open"), Steps: genRecorded(1).Draw(t, "steps")}
+		if rapid.Bool().Draw(t, "endorsed") {
+			x.Endorsement = &Endorsement{Node: keyFromSeed(1), Height: rapid.Int64Min(0).Draw(t, "height"), Signature: fill[Signature](t, "signature")}
+		}
+		got, err := DecodeAccusation(x.Encode())
+		if len(x.Steps) == 0 {
+			if err == nil {
+				t.Fatal("an accusation about no step passes")
+			}
+			return
+		}
+		if err != nil || !bytes.Equal(got.Encode(), x.Encode()) || (got.Endorsement == nil) != (x.Endorsement == nil) {
+			t.Fatal(err)
+		}
+	})
+	two := accusationRecord{Open: seedRequest(), Steps: []Recorded{{Transaction: seedTransaction()}}, Endorsements: make([]Endorsement, 2)}
+	if _, err := DecodeAccusation(encode(two)); err == nil {
+		t.Error("two endorsements pass")
+	}
+}
+
+func FuzzDecodeAccusation(f *testing.F) {
+	x := Accusation{Open: seedRequest(), Steps: []Recorded{{Transaction: seedTransaction(), Height: 5}}}
+	y := x
+	y.Endorsement = &Endorsement{Node: keyFromSeed(1), Height: 5}
+	fuzz(f, func(b []byte) ([]byte, error) { a, err := DecodeAccusation(b); return a.Encode(), err }, x.Encode(), y.Encode())
+}
+
 // TestEndorsement: an endorsement is for one chain, session, sequence, head and height.
 func TestEndorsement(t *testing.T) {
 	id, head := SessionID{1}, Sum([]byte("head"))

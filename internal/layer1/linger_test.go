@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,21 +89,23 @@ func TestGatherEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gathered := func(arrivals int, every, within, quiet time.Duration, enough int) (int, time.Duration) {
 			p := newPool(1000)
-			go func() {
+			var arriving sync.WaitGroup
+			arriving.Go(func() {
+				ticker := time.NewTicker(every) // of the bubble's clock: it moves when all wait
+				defer ticker.Stop()
 				for i := range arrivals {
-					time.Sleep(every) // of the bubble's clock: when the others wait
+					<-ticker.C
 					if _, err := p.add(wire.Sum([]byte{byte(i)}), "ann", 1, []byte{byte(i)}); err != nil {
 						t.Error(err)
 					}
 				}
-			}()
+			})
 			ctx, cancel := context.WithTimeout(t.Context(), within)
 			defer cancel()
 			began := time.Now()
 			all := p.wait(ctx, [][]byte{{200}}, enough, quiet)
 			took := time.Since(began)
-			synctest.Wait()
-			time.Sleep(time.Duration(arrivals) * every)
+			arriving.Wait()
 			return len(all), took
 		}
 		const ms = time.Millisecond

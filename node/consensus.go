@@ -51,7 +51,7 @@ func newConsensus(ctx context.Context, cfg Config, doc *comettypes.GenesisDoc, a
 		}
 	}()
 	push := newPusher(validator)
-	n, err := cometnode.NewNodeWithContext(ctx, ec, push, key, clients{app}, func() (*comettypes.GenesisDoc, error) { return doc, nil },
+	n, err := cometnode.NewNodeWithContext(ctx, ec, push, key, clients{proposer{app, push}}, func() (*comettypes.GenesisDoc, error) { return doc, nil },
 		dbs.provide, cometnode.DefaultMetricsProvider(&cometconfig.InstrumentationConfig{}), log,
 		cometnode.CustomReactors(map[string]p2p.Reactor{"QUIETER": newQuieter(len(doc.Validators), ec.Consensus.PeerGossipSleepDuration/4)}))
 	if err != nil && resuming && strings.HasPrefix(err.Error(), "error during handshake") {

@@ -108,14 +108,15 @@ type Node struct {
 
 // parts are what Run opens and closes.
 type parts struct {
-	store     *state.Store
-	app       *layer1.App
-	consensus *consensus
-	engine    *layer2.Engine // nil without the Layer 2 role
-	index     *index
-	queue     *blockQueue
-	events    *events.Log
-	server    *http.Server // nil if no HTTP is served
+	store      *state.Store
+	app        *layer1.App
+	consensus  *consensus
+	engine     *layer2.Engine // nil without the Layer 2 role
+	index      *index
+	queue      *blockQueue
+	rehearsals rehearsals
+	events     *events.Log
+	server     *http.Server // nil if no HTTP is served
 }
 
 // New checks the configuration, reads the node's files and takes its HTTP address. Nothing else is opened before Run; a
@@ -256,7 +257,7 @@ func (n *Node) Run(ctx context.Context) error {
 // open opens the parts from the disk up to HTTP; see the package comment for the order. On an error it closes what it
 // has opened.
 func (n *Node) open(ctx context.Context) (p *parts, err error) {
-	p = &parts{queue: newBlockQueue()}
+	p = &parts{queue: newBlockQueue(), rehearsals: newRehearsals()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
@@ -271,6 +272,7 @@ func (n *Node) open(ctx context.Context) (p *parts, err error) {
 			n.progress.block(b.Height, b.Time)
 			p.queue.push(b)
 		},
+		Admitted:        p.rehearsals.put,
 		Halt:            n.fail,
 		MempoolPerActor: n.cfg.Mempool.PerActor,
 		Watchdog:        n.cfg.watchdog(),
@@ -363,6 +365,7 @@ func (n *Node) serve(ctx context.Context, p *parts) error {
 	}
 	start("blocks", func(ctx context.Context) error { return n.deliver(ctx, p) })
 	start("watch", func(ctx context.Context) error { return n.watch(ctx, p.events) })
+	start("rehearse", func(ctx context.Context) error { return p.rehearsals.run(ctx, p.app) })
 	err := p.consensus.start()
 	if err == nil {
 		start("peers", func(ctx context.Context) error { p.consensus.keepPeers(ctx, n.cfg.P2P.Peers); return nil })

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	abcitypes "github.com/cometbft/cometbft/abci/types"
 	cometconsensus "github.com/cometbft/cometbft/consensus"
 	cometcstypes "github.com/cometbft/cometbft/consensus/types"
 	cometnode "github.com/cometbft/cometbft/node"
@@ -27,19 +28,20 @@ import (
 //
 // A vote leaves before this node's write-ahead log has it. That is safe: the log is synced up to what the vote rests on
 // before it is signed, and after a crash the same vote is signed again from the sign state. A proposal leaves after its
-// record is synced, because only then the round state has the parts.
+// record is synced, because only then the round state has the parts: when the engine asks the application about its own
+// proposal, which is before it writes and signs its vote on it.
 type pusher struct {
 	comettypes.PrivValidator
-	engine  atomic.Pointer[pushed] // nil until attach: before, there is nobody to send to
-	waiting chan delivery
+	engine   atomic.Pointer[pushed] // nil until attach: before, there is nobody to send to
+	waiting  chan delivery
+	proposal *cometproto.Proposal // signed and not sent yet; owned by the consensus goroutine
 }
 
 // pushed is what a pusher needs of a built engine.
 type pushed struct {
 	peers func() []p2p.Peer
-	round interface {
-		GetRoundState() *cometcstypes.RoundState
-	}
+	// round is the engine's own round state, not a copy: only for the consensus goroutine, in a call from it.
+	round *cometcstypes.RoundState
 }
 
 const (
@@ -55,9 +57,9 @@ const (
 type delivery struct {
 	height   int64
 	round    int32
-	proposal *cometproto.Proposal // nil for a vote
-	messages []p2p.Envelope       // in the order to send; of a proposal, filled in when the round state has the parts
-	peers    []p2p.Peer           // who cannot take it yet
+	proposal bool           // a proposal with its parts, not a vote
+	messages []p2p.Envelope // in the order to send
+	peers    []p2p.Peer     // who cannot take it yet
 	until    time.Time
 }
 
@@ -67,22 +69,22 @@ func newPusher(validator comettypes.PrivValidator) *pusher {
 
 // attach gives p the engine it is the validator of.
 func (p *pusher) attach(n *cometnode.Node) error {
-	e := &pushed{peers: func() []p2p.Peer { return n.Switch().Peers().Copy() }}
 	// The one exported way to the round state.
 	env, err := n.ConfigureRPC()
 	if err != nil {
 		return err
 	}
-	var ok bool
-	if e.round, ok = env.ConsensusState.(*cometconsensus.State); !ok {
+	state, ok := env.ConsensusState.(*cometconsensus.State)
+	if !ok {
 		return fmt.Errorf("the engine's round state is a %T", env.ConsensusState)
 	}
-	p.engine.Store(e)
+	p.engine.Store(&pushed{peers: func() []p2p.Peer { return n.Switch().Peers().Copy() }, round: &state.RoundState})
 	return nil
 }
 
 // SignVote implements comettypes.PrivValidator. The consensus goroutine calls it, holding the round state.
 func (p *pusher) SignVote(chainID string, vote *cometproto.Vote) error {
+	p.propose() // unless the engine has not asked the application, being locked on the block
 	if err := p.PrivValidator.SignVote(chainID, vote); err != nil {
 		return err
 	}
@@ -99,11 +101,54 @@ func (p *pusher) SignProposal(chainID string, proposal *cometproto.Proposal) err
 	if err := p.PrivValidator.SignProposal(chainID, proposal); err != nil {
 		return err
 	}
-	if p.engine.Load() != nil {
-		signed := *proposal
-		p.keep(delivery{height: proposal.Height, round: proposal.Round, proposal: &signed})
-	}
+	signed := *proposal
+	p.proposal = &signed
 	return nil
+}
+
+// propose sends the proposal that was signed last, if the round state has all of its parts now. The consensus goroutine calls
+// it, holding the round state. It was asked for by another goroutine once, which had to wait for the round state until this
+// node had voted: 2 ms and more, with all others waiting.
+func (p *pusher) propose() {
+	engine, proposal := p.engine.Load(), p.proposal
+	if engine == nil || proposal == nil {
+		return
+	}
+	rs := engine.round
+	if rs.Height == proposal.Height && rs.Round == proposal.Round &&
+		(rs.Proposal == nil || rs.ProposalBlockParts == nil || !rs.ProposalBlockParts.IsComplete()) {
+		return // not yet
+	}
+	p.proposal = nil
+	if rs.Height != proposal.Height || rs.Round != proposal.Round ||
+		!bytes.Equal(rs.ProposalBlockParts.Header().Hash, proposal.BlockID.PartSetHeader.Hash) {
+		return // its round is over, or the round state holds another block, from a round before
+	}
+	d := delivery{height: proposal.Height, round: proposal.Round, proposal: true}
+	d.messages = append(d.messages, p2p.Envelope{ChannelID: cometconsensus.DataChannel,
+		Message: &consensusproto.Proposal{Proposal: *proposal}})
+	for i := range int(rs.ProposalBlockParts.Total()) {
+		part, err := rs.ProposalBlockParts.GetPart(i).ToProto()
+		if err != nil {
+			return
+		}
+		d.messages = append(d.messages, p2p.Envelope{ChannelID: cometconsensus.DataChannel,
+			Message: &consensusproto.BlockPart{Height: d.height, Round: d.round, Part: *part}})
+	}
+	p.hand(d)
+}
+
+// proposer is the application as the engine of a validator calls it. ProcessProposal is where the engine, on the consensus
+// goroutine, first shows that its own proposal is complete.
+type proposer struct {
+	abcitypes.Application
+	push *pusher
+}
+
+// ProcessProposal implements abcitypes.Application.
+func (a proposer) ProcessProposal(ctx context.Context, r *abcitypes.RequestProcessProposal) (*abcitypes.ResponseProcessProposal, error) {
+	a.push.propose()
+	return a.Application.ProcessProposal(ctx, r)
 }
 
 // hand sends d to every peer that can take it and keeps it for the others.
@@ -140,7 +185,7 @@ func (d *delivery) send() {
 			// Not in consensus, past it, or too far behind.
 		case at.Height < d.height || at.Round < d.round:
 			later = append(later, peer)
-		case d.proposal != nil && at.Round > d.round:
+		case d.proposal && at.Round > d.round:
 			// A proposal counts in its round only.
 		default:
 			for _, m := range d.messages {
@@ -168,7 +213,7 @@ func (p *pusher) run(ctx context.Context) {
 		}
 		now, left := time.Now(), kept[:0]
 		for _, d := range kept {
-			if p.advance(&d) && now.Before(d.until) {
+			if d.send(); len(d.peers) > 0 && now.Before(d.until) {
 				left = append(left, d)
 			}
 		}
@@ -177,36 +222,4 @@ func (p *pusher) run(ctx context.Context) {
 			timer.Reset(pushPause)
 		}
 	}
-}
-
-// advance does what can be done for d now and reports whether something is left to do.
-func (p *pusher) advance(d *delivery) bool {
-	engine := p.engine.Load()
-	if d.proposal != nil && d.messages == nil {
-		// The consensus goroutine is on its way to put the proposal and the parts it has made into the round state. It
-		// releases the round state between any two of its messages, and lets who waits for it in.
-		rs := engine.round.GetRoundState()
-		if rs.Height != d.height || rs.Round != d.round {
-			return false
-		}
-		if rs.Proposal == nil || rs.ProposalBlockParts == nil || !rs.ProposalBlockParts.BitArray().IsFull() { // IsComplete takes no lock
-			return true
-		}
-		if !bytes.Equal(rs.ProposalBlockParts.Header().Hash, d.proposal.BlockID.PartSetHeader.Hash) {
-			return false // it holds another block, from a round before
-		}
-		d.messages = append(d.messages, p2p.Envelope{ChannelID: cometconsensus.DataChannel,
-			Message: &consensusproto.Proposal{Proposal: *d.proposal}})
-		for i := range int(rs.ProposalBlockParts.Total()) {
-			part, err := rs.ProposalBlockParts.GetPart(i).ToProto()
-			if err != nil {
-				return false
-			}
-			d.messages = append(d.messages, p2p.Envelope{ChannelID: cometconsensus.DataChannel,
-				Message: &consensusproto.BlockPart{Height: d.height, Round: d.round, Part: *part}})
-		}
-		d.peers = engine.peers()
-	}
-	d.send()
-	return len(d.peers) > 0
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	abcitypes "github.com/cometbft/cometbft/abci/types"
 	cometconsensus "github.com/cometbft/cometbft/consensus"
 	cometcstypes "github.com/cometbft/cometbft/consensus/types"
 	"github.com/cometbft/cometbft/p2p"
@@ -84,11 +85,11 @@ func (m *member) commitAgain(t *testing.T, tx string) {
 type pushPeer struct {
 	*mock.Peer
 	state *cometconsensus.PeerState
-	full  bool
 
-	mu  sync.Mutex
-	got []p2p.Envelope // guarded by mu
-	new chan struct{}
+	mu   sync.Mutex
+	full bool           // guarded by mu
+	got  []p2p.Envelope // guarded by mu
+	new  chan struct{}
 }
 
 func newPushPeer(height int64, round int32) *pushPeer {
@@ -103,13 +104,21 @@ func (p *pushPeer) at(height int64, round int32) {
 	p.state.ApplyNewRoundStepMessage(&cometconsensus.NewRoundStepMessage{Height: height, Round: round, Step: cometcstypes.RoundStepPropose})
 }
 
+// fill says whether the peer's queue is full.
+func (p *pushPeer) fill(full bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.full = full
+}
+
 func (p *pushPeer) Send(e p2p.Envelope) bool { return p.TrySend(e) }
 
 func (p *pushPeer) TrySend(e p2p.Envelope) bool {
+	p.mu.Lock()
 	if p.full {
+		p.mu.Unlock()
 		return false
 	}
-	p.mu.Lock()
 	p.got = append(p.got, e)
 	p.mu.Unlock()
 	p.new <- struct{}{}
@@ -133,29 +142,10 @@ func (p *pushPeer) await(t *testing.T, n int) {
 	}
 }
 
-// roundState is what the pusher sees of the engine.
-type roundState struct {
-	mu sync.Mutex
-	rs cometcstypes.RoundState // guarded by mu
-}
-
-func (r *roundState) GetRoundState() *cometcstypes.RoundState {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	rs := r.rs
-	return &rs
-}
-
-func (r *roundState) set(change func(*cometcstypes.RoundState)) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	change(&r.rs)
-}
-
 // pushing returns a running pusher with the peers, the round state it sees and its signer.
-func pushing(t *testing.T, validator comettypes.PrivValidator, peers ...*pushPeer) (*pusher, *roundState) {
+func pushing(t *testing.T, validator comettypes.PrivValidator, peers ...*pushPeer) (*pusher, *cometcstypes.RoundState) {
 	t.Helper()
-	p, rs := newPusher(validator), &roundState{}
+	p, rs := newPusher(validator), &cometcstypes.RoundState{}
 	var list []p2p.Peer
 	for _, peer := range peers {
 		list = append(list, peer)
@@ -243,22 +233,35 @@ func TestPushNothingUnsigned(t *testing.T) {
 // it there, the rest is polling's. A round that has gone on takes it along.
 func TestPushProposal(t *testing.T) {
 	here, full, ahead := newPushPeer(7, 0), newPushPeer(7, 0), newPushPeer(7, 1)
-	full.full = true
+	full.fill(true)
 	p, rs := pushing(t, comettypes.NewMockPV(), here, full, ahead)
 	parts := comettypes.NewPartSetFromData(make([]byte, 3*comettypes.BlockPartSizeBytes), comettypes.BlockPartSizeBytes)
 	header := parts.Header()
 	proposal := comettypes.NewProposal(7, 0, -1, comettypes.BlockID{Hash: header.Hash, PartSetHeader: header})
 	signed := proposal.ToProto()
-	rs.set(func(r *cometcstypes.RoundState) { r.Height = 7 })
+	rs.Height = 7
 	if err := p.SignProposal("chain", signed); err != nil {
 		t.Fatal(err)
 	}
+	asked := proposer{abcitypes.NewBaseApplication(), p}
+	ask := func() {
+		if _, err := asked.ProcessProposal(t.Context(), &abcitypes.RequestProcessProposal{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask() // about another's
 	if got := here.sent(); len(got) > 0 {
 		t.Fatalf("sent %v before the round state had it", got)
 	}
-	rs.set(func(r *cometcstypes.RoundState) { r.Proposal, r.ProposalBlockParts = proposal, parts })
-	here.await(t, 4)
+	rs.Proposal, rs.ProposalBlockParts = proposal, parts
+	ask()
 	got := here.sent()
+	if len(got) != 4 {
+		t.Fatalf("sent %d messages when the engine asked about its own proposal, want it and three parts", len(got))
+	}
+	if ask(); len(here.sent()) != 4 {
+		t.Error("the proposal was sent twice")
+	}
 	if sent, ok := got[0].Message.(*consensusproto.Proposal); !ok || string(sent.Proposal.Signature) != string(signed.Signature) {
 		t.Errorf("first came %v, not the proposal", got[0])
 	}
@@ -283,7 +286,7 @@ func TestPushProposal(t *testing.T) {
 		t.Fatal(err)
 	}
 	here.at(7, 1)
-	here.await(t, 1) // the vote; the proposal stood before it in the queue
+	here.await(t, 5) // the last is the vote; the proposal would have stood before it in the queue
 	if got := here.sent(); len(got) != 5 {
 		t.Errorf("sent %d messages, want the vote of round 1 and no proposal", len(got)-4)
 	}
@@ -293,7 +296,7 @@ func TestPushProposal(t *testing.T) {
 // the pusher: it never waits.
 func TestPushKeepsNothing(t *testing.T) {
 	p := newPusher(comettypes.NewMockPV())
-	p.engine.Store(&pushed{peers: func() []p2p.Peer { return []p2p.Peer{newPushPeer(6, 0)} }, round: &roundState{}})
+	p.engine.Store(&pushed{peers: func() []p2p.Peer { return []p2p.Peer{newPushPeer(6, 0)} }, round: &cometcstypes.RoundState{}})
 	for i := range 3 * pushQueue {
 		if err := p.SignVote("chain", &cometproto.Vote{Type: cometproto.PrevoteType, Height: 7, Round: int32(i)}); err != nil {
 			t.Fatal(err)

@@ -144,14 +144,14 @@ func TestQuietPeerTriesAgain(t *testing.T) {
 		to := newPushPeer(7, 0)
 		peer := quietly(to)
 		peer.Send(stepAt(7, 0, 1))
-		to.full = true
+		to.fill(true)
 		peer.TrySend(hasVote(7, 0, cometproto.PrevoteType, 1))
 		peer.Send(stepAt(7, 0, cometcstypes.RoundStepPrevote))
 		afterHold()
 		if got := to.sent(); len(got) != 1 {
 			t.Fatalf("sent %v", got)
 		}
-		to.full = false
+		to.fill(false)
 		afterHold()
 		if got := to.sent(); len(got) != 3 {
 			t.Errorf("sent %v", got)

@@ -29,6 +29,7 @@ func main() { os.Exit(run()) }
 
 // run is main with deferred calls.
 func run() int {
+	useMemory()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return execute(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)

@@ -57,6 +57,10 @@ const (
 	DefaultBlockOperations   = 2_000_000
 )
 
+// Under load blocks are made fewer and larger: after a block of crowded sessions or more a proposer waits for more sessions,
+// until it has enough of them or none has come for a quietPart of Linger.
+const crowded, enoughSessions, quietPart = 4, 128, 2
+
 // ConsensusParams are the consensus parameters of every Tandem network, for whoever writes a genesis file. They are
 // constant: blocks of 4 MiB, no gas, no vote extensions, Ed25519 validators. That a transaction has at most 1 MiB is
 // Check's to enforce and should also be the mempool's max_tx_bytes (wire.MaxTransaction).
@@ -81,6 +85,9 @@ type Options struct {
 	Logger *slog.Logger
 	// OnBlock is called after each commit, in the order of blocks, from the goroutine of consensus: it must not block.
 	OnBlock func(Block)
+	// Admitted is called with each transaction that CheckTx lets in for the first time, from within CheckTx: it must not
+	// block. Whoever wants blocks to be quick calls Rehearse with it, on another goroutine. nil for no one.
+	Admitted func(tx []byte)
 	// Halt is called once when this node's own state is in doubt. The process should end with exit code 70. It is called
 	// from within an ABCI call and must not wait for the engine to stop.
 	Halt func(error)
@@ -91,8 +98,8 @@ type Options struct {
 	Watchdog time.Duration
 	// QuarantineHeights is for how many blocks a session is left out of own proposals after it made one fail.
 	QuarantineHeights int64
-	// Linger is how long an own proposal for which there is no session yet waits for one; see PrepareProposal. It must be a
-	// small part of the time that the others wait for a proposal. 0 does not wait.
+	// Linger is how long an own proposal for which there is no session yet waits for one, and one after a block with many sessions
+	// for more; see PrepareProposal. It must be a small part of the time that the others wait for a proposal. 0 does not wait.
 	Linger time.Duration
 	// BlockOperations is how many state operations the sessions of one own proposal may use together; the first is always
 	// taken. Others' proposals may hold what they like.
@@ -132,6 +139,7 @@ type App struct {
 	rules    Rules
 	logger   *slog.Logger
 	onBlock  func(Block)
+	admitted func([]byte)
 	onHalt   func(error)
 	watchdog time.Duration
 	linger   time.Duration
@@ -144,6 +152,7 @@ type App struct {
 	executed  []*execution // of the next height, newest last; guarded by mu
 	pending   *execution   // finalized, to be committed; guarded by mu
 	proposals []*proposal  // own, of the next height; guarded by mu
+	crowd     int          // sessions in the last block; guarded by mu
 
 	haltOnce sync.Once
 }
@@ -156,12 +165,15 @@ func New(o Options) *App {
 	if o.OnBlock == nil {
 		o.OnBlock = func(Block) {}
 	}
+	if o.Admitted == nil {
+		o.Admitted = func([]byte) {}
+	}
 	if o.Halt == nil {
 		o.Halt = func(error) {}
 	}
 	return &App{
-		store: o.Store, service: o.Service, logger: o.Logger, onBlock: o.OnBlock, onHalt: o.Halt,
-		rules:    Rules{Runner: o.Runner, Verified: NewVerified(VerifiedBytes)},
+		store: o.Store, service: o.Service, logger: o.Logger, onBlock: o.OnBlock, admitted: o.Admitted, onHalt: o.Halt,
+		rules:    Rules{Runner: o.Runner, Verified: NewVerified(VerifiedBytes), Rehearsals: NewRehearsals()},
 		watchdog: max(orDefault(o.Watchdog, DefaultWatchdog), 0),
 		linger:   o.Linger,
 		budget:   orDefault(o.BlockOperations, DefaultBlockOperations),
@@ -248,8 +260,10 @@ func (a *App) settle(e *execution) {
 			}
 		}
 	}
+	a.crowd = len(txs)
 	a.pool.committed(e.slot.Height, txs)
 	a.ward.committed(e.slot.Height, txs)
+	a.rules.Rehearsals.forget(txs)
 	a.executed, a.proposals, a.pending = nil, nil, nil
 }
 

@@ -102,7 +102,7 @@ type outcome struct {
 // outcome replays a transaction on a child of o that is not merged. It is nil when the time for it is up.
 func (a *App) outcome(ctx context.Context, o *state.Overlay, slot Slot, tx []byte) (*outcome, error) {
 	child := o.Child()
-	_, err := a.check(ctx, child, slot, tx, 2*a.watchdog)
+	_, err := a.checkBy(ctx, a.rules.anew(), child, slot, tx, 2*a.watchdog)
 	if err == nil {
 		return &outcome{child: child}, nil
 	}

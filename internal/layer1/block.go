@@ -111,6 +111,9 @@ func limited(ctx context.Context, d time.Duration, cause error) (context.Context
 // one; without the wait that block would be empty, cost as much as the one before it, and a session that comes while it is
 // made would wait for its end. With it, the commits of a user who goes on share one block each with the proof of the
 // block before. It is a clock of this proposer's, which can only make its own proposal come later.
+//
+// For the same time at most it waits for more sessions when the block before held many: a block costs each node about as much as
+// several sessions do, so that under load fewer and larger ones let everybody's commit be there sooner.
 func (a *App) PrepareProposal(_ context.Context, req *abci.RequestPrepareProposal) (*abci.ResponsePrepareProposal, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -118,12 +121,7 @@ func (a *App) PrepareProposal(_ context.Context, req *abci.RequestPrepareProposa
 		return nil, err
 	}
 	slot := Slot{Height: req.Height, Time: req.Time.UnixMilli()}
-	offered := req.Txs
-	if len(offered) == 0 && a.linger > 0 {
-		ctx, cancel := limited(context.Background(), a.linger, nil)
-		offered = a.pool.wait(ctx) // CheckTx does not take mu
-		cancel()
-	}
+	offered := a.gather(req.Txs)
 	ctx, cancel := limited(context.Background(), 2*a.watchdog, errProposalTime)
 	defer cancel()
 	d := a.draft(slot, req.MaxTxBytes)
@@ -147,6 +145,21 @@ func (a *App) PrepareProposal(_ context.Context, req *abci.RequestPrepareProposa
 	}
 	a.proposals = append(a.proposals, &proposal{id: e.id, sessions: e.sessions, refused: d.refused})
 	return &abci.ResponsePrepareProposal{Txs: txs}, nil
+}
+
+// gather waits for sessions, at most for Linger: for one if the mempool offers none, and for as many as keep coming if the block
+// before held many. It returns those that the mempool offers, and behind them what CheckTx, which does not take mu, let in meanwhile.
+func (a *App) gather(offered [][]byte) [][]byte {
+	enough, quiet := 1, a.linger
+	if a.crowd >= crowded {
+		enough, quiet = enoughSessions, a.linger/quietPart
+	}
+	if len(offered) >= enough || a.linger <= 0 {
+		return offered
+	}
+	ctx, cancel := limited(context.Background(), a.linger, nil)
+	defer cancel()
+	return a.pool.wait(ctx, offered, enough, quiet)
 }
 
 // overlay is a fresh overlay on the last committed version, for the transactions of one block.
@@ -247,7 +260,11 @@ func (a *App) consider(ctx context.Context, d *draft, tx []byte) error {
 
 // check is Check with a watchdog (0 for none), and for a mistake in our own code: a panic refuses the transaction.
 // For then every validator that panics too REJECTs, none forks, and FinalizeBlock is never asked to.
-func (a *App) check(ctx context.Context, o *state.Overlay, slot Slot, tx []byte, watchdog time.Duration) (eff Effects, err error) {
+func (a *App) check(ctx context.Context, o *state.Overlay, slot Slot, tx []byte, watchdog time.Duration) (Effects, error) {
+	return a.checkBy(ctx, a.rules, o, slot, tx, watchdog)
+}
+
+func (a *App) checkBy(ctx context.Context, rules Rules, o *state.Overlay, slot Slot, tx []byte, watchdog time.Duration) (eff Effects, err error) {
 	ctx, cancel := limited(ctx, watchdog, errSessionTime)
 	defer cancel()
 	defer func() {
@@ -256,7 +273,7 @@ func (a *App) check(ctx context.Context, o *state.Overlay, slot Slot, tx []byte,
 			eff, err = Effects{}, refusal.New(refusal.Internal, "the check panicked: %v", p)
 		}
 	}()
-	return Check(ctx, a.rules, o, slot, tx)
+	return Check(ctx, rules, o, slot, tx)
 }
 
 // result stages an overlay on the last committed version.

@@ -32,6 +32,14 @@ func TestProcessOfPrepareAccepts(t *testing.T) {
 			for range rapid.IntRange(0, 8).Draw(t, "transactions") {
 				txs = append(txs, w.draw(t, append(slices.Clone(pastTxs), txs...)))
 			}
+			// What was rehearsed gives what is replayed anew: the third node rehearses nothing.
+			for _, n := range w.nodes[:2] {
+				for _, tx := range append(slices.Clone(pastTxs), txs...) {
+					if rapid.Bool().Draw(t, "rehearsed") {
+						n.app.Rehearse(tx)
+					}
+				}
+			}
 			max := rapid.SampledFrom([]int64{60, 1000, 4000, 3 << 20}).Draw(t, "max bytes")
 			height, at := w.next()
 			res, err := w.nodes[0].app.PrepareProposal(context.Background(), &abci.RequestPrepareProposal{MaxTxBytes: max, Txs: txs, Height: height, Time: at})

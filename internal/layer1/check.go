@@ -24,10 +24,17 @@ type Slot struct {
 }
 
 // Rules are what Check works with. They are the same in every phase: the Runner replays with the limits in the
-// ledger's parameters whatever its own are, and Verified only remembers what was computed before.
+// ledger's parameters whatever its own are, and the others only remember what was computed before.
 type Rules struct {
-	Runner   *exec.Runner
-	Verified *Verified // may be nil: everything is verified anew
+	Runner     *exec.Runner
+	Verified   *Verified   // may be nil: everything is verified anew
+	Rehearsals *Rehearsals // may be nil: everything is replayed anew
+}
+
+// anew is the rules without what was replayed before.
+func (r Rules) anew() Rules {
+	r.Rehearsals = nil
+	return r
 }
 
 // Effects are what a transaction that passed Check did, beside its writes, which are in the overlay.
@@ -186,24 +193,16 @@ func (in *inspected) timely(slot Slot, t *wire.Transaction, waiting bool) error 
 	return nil
 }
 
-// replay runs the steps on o and compares.
+// replay does the steps on o, compares, and settles the session.
 func replay(ctx context.Context, rules Rules, o *state.Overlay, slot Slot, in *inspected) (Effects, error) {
-	runner := rules.Runner.With(exec.Limits{Operations: in.params.StepOperations, Bytes: in.params.StepBytes})
 	own := o.Child()
-	eff := Effects{Session: Settled{ID: in.id, Transaction: in.hash, Actor: in.actor.ID, Key: in.proven.Key}}
-	for i := range in.commit.Transactions {
-		t := &in.commit.Transactions[i]
-		res, err := runner.Run(ctx, own, exec.Step{
-			Request: &t.Request, Actor: in.actor, Session: in.id, Sequence: t.Sequence, Time: t.Time,
-		})
-		if err != nil {
-			return Effects{}, in.at(in.about(err), t.Sequence, "")
-		}
-		eff.Operations += res.Operations
-		eff.Bytes += res.Bytes
-		if err := in.compare(t, res); err != nil {
-			return Effects{}, err
-		}
+	ran, err := steps(ctx, rules, own, in)
+	if err != nil {
+		return Effects{}, err
+	}
+	eff := Effects{
+		Session:    Settled{ID: in.id, Transaction: in.hash, Actor: in.actor.ID, Key: in.proven.Key},
+		Operations: ran.operations, Bytes: ran.bytes,
 	}
 	settled := ledger.Settled{
 		Height: slot.Height, Actor: in.actor.ID, Transaction: in.hash, Head: in.proven.Head,
@@ -222,6 +221,27 @@ func replay(ctx context.Context, rules Rules, o *state.Overlay, slot Slot, in *i
 	}
 	own.Merge()
 	return eff, nil
+}
+
+// runSteps runs the steps on o and compares each response with the recorded one.
+func runSteps(ctx context.Context, rules Rules, o *state.Overlay, in *inspected) (*ranSteps, error) {
+	runner := rules.Runner.With(exec.Limits{Operations: in.params.StepOperations, Bytes: in.params.StepBytes})
+	ran := &ranSteps{actor: in.actor, params: in.params}
+	for i := range in.commit.Transactions {
+		t := &in.commit.Transactions[i]
+		res, err := runner.Run(ctx, o, exec.Step{
+			Request: &t.Request, Actor: in.actor, Session: in.id, Sequence: t.Sequence, Time: t.Time,
+		})
+		if err != nil {
+			return nil, in.at(in.about(err), t.Sequence, "")
+		}
+		ran.operations += res.Operations
+		ran.bytes += res.Bytes
+		if err := in.compare(t, res); err != nil {
+			return nil, err
+		}
+	}
+	return ran, nil
 }
 
 // compare refuses a step whose replay is not what was recorded, and names what differs.

@@ -61,7 +61,11 @@ func (a *App) admit(tx []byte, recheck bool) error {
 			err = r
 		}
 	default:
-		return a.pool.add(hash, in.actor.ID, height, tx)
+		fresh, err := a.pool.add(hash, in.actor.ID, height, tx)
+		if fresh {
+			a.admitted(tx)
+		}
+		return err
 	}
 	if err != nil && recheck {
 		a.pool.remove(hash)

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"tandem/internal/refusal"
 	"tandem/internal/wire"
@@ -34,16 +35,16 @@ func newPool(limit int) *pool {
 	return &pool{limit: limit, arrived: make(chan struct{}, 1), txs: map[wire.Digest]*waiting{}, counts: map[string]int{}}
 }
 
-// add counts a transaction, with the hash tx, for its actor. Refusal: mempool-full.
-func (p *pool) add(tx wire.Digest, actor string, height int64, bytes []byte) error {
+// add counts a transaction, with the hash tx, for its actor; fresh is false if it was counted. Refusal: mempool-full.
+func (p *pool) add(tx wire.Digest, actor string, height int64, bytes []byte) (fresh bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if t, ok := p.txs[tx]; ok {
 		t.seen = height
-		return nil
+		return false, nil
 	}
 	if p.counts[actor] >= p.limit {
-		return refusal.New(refusal.MempoolFull, "actor %s has %d sessions waiting for a block here, the most allowed", actor, p.limit)
+		return false, refusal.New(refusal.MempoolFull, "actor %s has %d sessions waiting for a block here, the most allowed", actor, p.limit)
 	}
 	p.txs[tx] = &waiting{actor: actor, seen: height}
 	p.counts[actor]++
@@ -52,23 +53,42 @@ func (p *pool) add(tx wire.Digest, actor string, height int64, bytes []byte) err
 	case p.arrived <- struct{}{}:
 	default:
 	}
-	return nil
+	return true, nil
 }
 
-// wait returns the transactions counted since the last block as soon as there is one, or none when ctx ends.
-func (p *pool) wait(ctx context.Context) [][]byte {
+// wait returns offered and the transactions counted since the last block that are not in it, as soon as there are enough
+// together, or none has come for the time quiet, or ctx ends.
+func (p *pool) wait(ctx context.Context, offered [][]byte, enough int, quiet time.Duration) [][]byte {
+	known := make(map[wire.Digest]bool, len(offered))
+	for _, tx := range offered {
+		known[wire.Sum(tx)] = true
+	}
+	all, looked := slices.Clone(offered), 0
 	for {
 		p.mu.Lock()
-		fresh := slices.Clone(p.fresh)
+		fresh := p.fresh[looked:]
 		p.mu.Unlock()
-		if len(fresh) > 0 {
-			return fresh
+		looked += len(fresh)
+		for _, tx := range fresh {
+			if !known[wire.Sum(tx)] {
+				all = append(all, tx)
+			}
 		}
-		select {
-		case <-p.arrived:
-		case <-ctx.Done():
-			return nil
+		if len(all) >= enough || !p.more(ctx, quiet) {
+			return all
 		}
+	}
+}
+
+// more waits for a transaction to be counted; false if none was in time.
+func (p *pool) more(ctx context.Context, quiet time.Duration) bool {
+	ctx, cancel := limited(ctx, quiet, nil)
+	defer cancel()
+	select {
+	case <-p.arrived:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

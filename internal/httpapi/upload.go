@@ -32,7 +32,7 @@ func (a *api) upload(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	ctx, done, err := a.o.Engine.Admit(r.Context())
+	ctx, done, err := a.o.Engine.Admit(r.Context(), arrival(r))
 	if err != nil {
 		a.fail(w, r, err)
 		return

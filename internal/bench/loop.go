@@ -137,8 +137,8 @@ func waitUntil(ctx context.Context, at time.Time) bool {
 	}
 }
 
-// longestPause bounds for how long a client obeys a node that wants to be left alone.
-const longestPause = 5 * time.Second
+// longestPause bounds for how long a client obeys a node that wants to be left alone: as long as the client library.
+const longestPause = 10 * time.Second
 
 // closed lets the clients work, each in a goroutine of its own with randomness of its own. Each calls first once, after its
 // first session.
@@ -156,8 +156,9 @@ func (l *loop) closed(ctx context.Context, t *tally, first func()) {
 				}
 				pause := l.one(ctx, t, now, l.draw(r))
 				once()
-				// A client that is shed leaves the node alone for as long as it asks to be.
-				if pause > 0 && !waitUntil(ctx, time.Now().Add(min(pause, longestPause))) {
+				// A client that is shed leaves the node alone for as long as it asks to be and, like the client library, up to as much
+				// again by chance.
+				if pause = min(pause, longestPause); pause > 0 && !waitUntil(ctx, time.Now().Add(pause+time.Duration(r.Int64N(int64(pause))))) {
 					return
 				}
 			}

@@ -221,7 +221,7 @@ func TestClosedLoopCountsEachEnding(t *testing.T) {
 }
 
 // TestShedIsNoFailure: a session whose request is shed ends at once as shed, and its client leaves the node alone for as long
-// as that asks to be.
+// as that asks to be, and up to as much again.
 func TestShedIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := drive(t.Context(), LoadLevel{Mode: Closed, Load: 2, Duration: 10 * time.Second, Drain: time.Second},
@@ -233,9 +233,13 @@ func TestShedIsNoFailure(t *testing.T) {
 				s.giveUp(errShed)
 				return ctx.Err()
 			})
-		adds(t, l, 18) // two clients, once a second; the first session of each was the warm-up
-		if l.endings[Shed] != 18 || l.shed != 18 {
+		n := l.sent
+		adds(t, l, n)
+		if l.endings[Shed] != n || l.shed != n {
 			t.Errorf("endings %v, %d requests shed", l.endings, l.shed)
+		}
+		if n < 8 || n > 18 { // two clients, once in one to two seconds; the first session of each was the warm-up
+			t.Errorf("%d sessions", n)
 		}
 	})
 }

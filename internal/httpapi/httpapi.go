@@ -36,7 +36,7 @@ import (
 type Engine interface {
 	OpenSession(ctx context.Context, req *wire.Request) (*layer2.OpenAnswer, error)
 	OpenCustody(ctx context.Context, actor string, body []byte) (*layer2.OpenAnswer, error)
-	Admit(ctx context.Context) (working context.Context, done func(), err error)
+	Admit(ctx context.Context, arrived time.Time) (working context.Context, done func(), err error)
 	Step(ctx context.Context, p *httpsig.Parsed) (*layer2.Answer, error)
 	StepCustody(ctx context.Context, id wire.SessionID, actor, method, path, query, contentType string, body []byte, sequence *uint64) (*layer2.Answer, error)
 	Commit(ctx context.Context, p *httpsig.Parsed) (layer2.Outcome, error)

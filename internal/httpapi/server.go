@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"tandem/internal/refusal"
@@ -77,6 +78,7 @@ func Listen(l net.Listener, maximum int) net.Listener {
 	if maximum <= 0 {
 		maximum = MaxConnections
 	}
+	stampArrivals(l)
 	return &listener{Listener: l, maximum: int64(maximum)}
 }
 
@@ -95,7 +97,11 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		if l.open.Add(1) <= l.maximum {
-			return &conn{Conn: c, release: func() { l.open.Add(-1) }}, nil
+			own := &conn{Conn: c, release: func() { l.open.Add(-1) }}
+			if s, ok := c.(syscall.Conn); ok {
+				own.raw, _ = s.SyscallConn()
+			}
+			return own, nil
 		}
 		l.open.Add(-1)
 		// The answer fits the empty socket buffer; the deadline is for the case that it does not.
@@ -114,6 +120,35 @@ type conn struct {
 	// serving is true from the start of a handler until its answer is flushed and the connection idle again. Set by
 	// the connection's own goroutine (serving, ConnState), read by whoever writes.
 	serving atomic.Bool
+	raw     syscall.RawConn // nil if it has none
+	// arrived is when the kernel received what was read last, in nanoseconds since 1970; 0 if it does not say. A request may have lain
+	// there for long when this program has much to do.
+	arrived atomic.Int64
+}
+
+// Read reads, and notes when it arrived.
+func (c *conn) Read(p []byte) (int, error) {
+	n, at, err := readStamped(c.Conn, c.raw, p)
+	if n > 0 && !at.IsZero() {
+		c.arrived.Store(at.UnixNano())
+	}
+	return n, err
+}
+
+// longestAge is how long a request may have been lying in the kernel. What says more was measured by a clock that has been set since.
+const longestAge = time.Minute
+
+// arrival is when the last of a request that has been read came to this machine: now, if nobody knows.
+func arrival(r *http.Request) time.Time {
+	now := time.Now()
+	own, ok := r.Context().Value(connKey{}).(*conn)
+	if !ok {
+		return now
+	}
+	if age := now.UnixNano() - own.arrived.Load(); age > 0 && age < int64(longestAge) {
+		return now.Add(-time.Duration(age))
+	}
+	return now
 }
 
 // Write sends p, or a problem document in place of an error answer that is net/http's own.

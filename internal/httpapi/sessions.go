@@ -36,7 +36,7 @@ func (a *api) admitted(w http.ResponseWriter, r *http.Request, tag string) (p *h
 	if body, err = a.body(w, r); err != nil {
 		return nil, nil, nil, nil, err
 	}
-	if working, done, err = a.o.Engine.Admit(r.Context()); err != nil {
+	if working, done, err = a.o.Engine.Admit(r.Context(), arrival(r)); err != nil {
 		return nil, nil, nil, nil, err
 	}
 	if p, err = a.signature(r, body, tag); err != nil {

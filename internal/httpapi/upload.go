@@ -39,7 +39,7 @@ func (a *api) brought(w http.ResponseWriter, r *http.Request, take func(ctx cont
 		a.fail(w, r, err)
 		return
 	}
-	ctx, done, err := a.o.Engine.Admit(r.Context())
+	ctx, done, err := a.o.Engine.Admit(r.Context(), arrival(r))
 	if err != nil {
 		a.fail(w, r, err)
 		return

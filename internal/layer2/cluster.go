@@ -232,8 +232,8 @@ func (o *owner) unpend() *pending {
 	o.pending = nil
 	o.waits.Store(false)
 	if p != nil && p.timer != nil {
-		o.e.places.unvouched.Add(-1)
 		p.timer.Stop()
+		o.e.places.vouched(time.Since(p.sent))
 	}
 	return p
 }
@@ -469,7 +469,7 @@ func (e *Engine) findAnywhere(ctx context.Context, id wire.SessionID) (*owner, e
 			}
 		}
 	}
-	giveBack(ctx)()
+	giveBack(ctx)
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {

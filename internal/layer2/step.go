@@ -77,7 +77,7 @@ func askStep(ctx context.Context, o *owner, work func(reply stepReply)) (*Answer
 	if err := o.postHere(func() { work(func(a *Answer, err error) { c <- answered{a, err} }) }); err != nil {
 		return nil, err
 	}
-	giveBack(ctx)()
+	giveBack(ctx)
 	select {
 	case r := <-c:
 		return r.a, r.err

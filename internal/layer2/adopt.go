@@ -132,7 +132,8 @@ func (o *owner) chosen(next []wire.Recorded, ended *wire.PeerEnded, sequence uin
 
 // appendStep verifies, runs and records another originator's step behind the last one.
 func (o *owner) appendStep(r *wire.Recorded, previous, head wire.Digest) error {
-	if err := o.verify(r, previous, head); err != nil {
+	sealed, err := o.verifyRequest(r, previous, head)
+	if err != nil {
 		return err
 	}
 	tx := &r.Transaction
@@ -140,7 +141,7 @@ func (o *owner) appendStep(r *wire.Recorded, previous, head wire.Digest) error {
 	if _, err := o.do(acts, o.payload); err != nil {
 		return err
 	}
-	return o.reproduce(r, head)
+	return o.reproduce(r, head, sealed)
 }
 
 // seeking is a search for steps at other nodes, and the requests that wait for it.

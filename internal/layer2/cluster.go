@@ -329,6 +329,8 @@ func (c *cluster) Receive(from wire.PublicKey, message []byte) {
 	switch m := m.(type) {
 	case wire.PeerStep:
 		c.received(from, m)
+	case wire.PeerBegun:
+		c.forOwner(m.Session, func(o *owner) { o.begun(from, m) })
 	case wire.PeerEndorse:
 		if (wire.Endorsement{Node: from, Height: m.Height, Signature: m.Signature}).Verify(c.e.o.ChainID, m.Session, m.Sequence, m.Head) != nil {
 			c.e.counts.malformed.Add(1)

@@ -53,6 +53,7 @@ type owner struct {
 	votes    [][]wire.Endorsement // by step: endorsements of others, and this node's of steps that others have originated
 	policy   *session.Policy      // the machine's
 	pending  *pending             // the last step, while it waits for endorsements
+	ahead    *ahead               // the next step, run before its originator has asked for its endorsement
 	seeking  *seeking             // while steps are being looked for at other nodes
 	signers  signers              // has a lock of its own
 	kept     kept                 // variants of the last step

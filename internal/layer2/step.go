@@ -167,6 +167,7 @@ func (o *owner) originate(req *wire.Request, sequence uint64) (*stored, *state.O
 	if err := o.mayStep(req); err != nil {
 		return nil, nil, nil, err
 	}
+	told := false
 	for range 8 {
 		if err := o.refresh(false); err != nil {
 			return nil, nil, nil, err
@@ -178,6 +179,10 @@ func (o *owner) originate(req *wire.Request, sequence uint64) (*stored, *state.O
 		time := max(o.machine.Time(), now)
 		if err := fresh(req.Created, time); err != nil {
 			return nil, nil, nil, err
+		}
+		if !told {
+			o.tellBegun(req, sequence, time)
+			told = true
 		}
 		child := o.overlay.Child()
 		o.source.take()
@@ -253,6 +258,7 @@ func isSend(a session.Action) bool {
 // take moves the session behind a step that is on disk.
 func (o *owner) take(s *stored, child *state.Overlay) {
 	child.Merge()
+	o.ahead = nil
 	o.size += transactionSize(&s.tx)
 	o.newest = max(o.newest, s.height)
 	o.asked = append(o.asked, s.questions...)

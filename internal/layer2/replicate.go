@@ -1,6 +1,7 @@
 package layer2
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"time"
@@ -111,40 +112,22 @@ func (o *owner) verify(r *wire.Recorded, previous, head wire.Digest) error {
 
 // verifyRequest is verify but for the originator's signature, which is left to the caller.
 func (o *owner) verifyRequest(r *wire.Recorded, previous, head wire.Digest) (outstanding, error) {
-	if o.ranAhead(r, previous) { // the client's signature is verified
-		return func() error { return o.verifySeal(r, head) }, o.consistent(r, previous, head)
-	}
-	sealed := make(chan error, 1) // two signatures, verified side by side: the client waits for this
-	go func() { sealed <- o.verifySeal(r, head) }()
+	sealed := make(chan error, 1) // side by side with the client's
+	go func() { sealed <- httpsig.VerifySeal(answerOf(o.id, *r, head), r.Seal) }()
 	tx := &r.Transaction
 	if err := o.signedBy(httpsig.TagStep, &tx.Request, httpsig.Place{Session: o.id, Sequence: tx.Sequence, Transcript: previous}); err != nil {
 		return nil, err
 	}
-	return func() error { return <-sealed }, o.consistent(r, previous, head)
-}
-
-func (o *owner) verifySeal(r *wire.Recorded, head wire.Digest) error {
-	return httpsig.VerifySeal(answerOf(o.id, *r, head), r.Seal)
-}
-
-// consistent checks what needs no signature.
-func (o *owner) consistent(r *wire.Recorded, previous, head wire.Digest) error {
-	tx := &r.Transaction
 	if s := tx.Response.Status; s < 200 || s >= 400 {
-		return refusal.New(refusal.NonCanonical, "an answer with status %d is never recorded", s)
+		return nil, refusal.New(refusal.NonCanonical, "an answer with status %d is never recorded", s)
 	}
 	if wire.TranscriptNext(previous, *tx) != head {
-		return refusal.New(refusal.WrongTranscript, "step %d does not lead to the head that comes with it", tx.Sequence)
+		return nil, refusal.New(refusal.WrongTranscript, "step %d does not lead to the head that comes with it", tx.Sequence)
 	}
-	return o.timely(&tx.Request, tx.Time)
-}
-
-// timely checks the time that another originator has given a step.
-func (o *owner) timely(req *wire.Request, time int64) error {
-	if fresh(req.Created, time) != nil || time > o.e.now()+maxAhead.Milliseconds() {
-		return refusal.New(refusal.WrongTime, "time %d is too far from created, %d, or ahead of this node's clock", time, req.Created)
+	if fresh(tx.Request.Created, tx.Time) != nil || tx.Time > o.e.now()+maxAhead.Milliseconds() {
+		return nil, refusal.New(refusal.WrongTime, "time %d is too far from created, %d, or ahead of this node's clock", tx.Time, tx.Request.Created)
 	}
-	return nil
+	return func() error { return <-sealed }, nil
 }
 
 // maxAhead is how far a peer's step may lie ahead of this node's clock; Layer 1 allows as much between step and block.
@@ -168,17 +151,10 @@ func (o *owner) reproduce(r *wire.Recorded, head wire.Digest, sealed outstanding
 	return o.adopted(s, child, nil, sealed)
 }
 
-// runAlike runs another originator's step at the session's next position, unless it was run ahead.
+// runAlike runs another originator's step at the session's next position, and enters its reads.
 func (o *owner) runAlike(r *wire.Recorded, head wire.Digest) (*stored, *state.Overlay, error) {
 	if err := o.mayReproduce(r); err != nil {
 		return nil, nil, err
-	}
-	if o.ranAhead(r, o.machine.Head()) {
-		a := o.ahead
-		s, err := o.same(r, head, a.result, a.asked)
-		if err == nil && o.e.register(o, a.child.Reads(), o.overlay.Reads(), false) {
-			return s, a.child, nil
-		} // or run it on the newest state
 	}
 	for range 8 {
 		if err := o.refresh(false); err != nil {
@@ -242,18 +218,11 @@ func (o *owner) compare(r *wire.Recorded, head wire.Digest) (*stored, *state.Ove
 	case refused != nil:
 		return nil, nil, refused
 	}
-	s, err := o.same(r, head, result, asked)
-	return s, child, err
-}
-
-// same compares what a run here gave with what is recorded.
-func (o *owner) same(r *wire.Recorded, head wire.Digest, result exec.Result, asked []question) (*stored, error) {
-	tx := &r.Transaction
 	if field, same := exec.Compare(tx.Response, result); !same {
-		return nil, refusal.New(refusal.ResponseDiffers, "run here on height %d, step %d answers otherwise (%s)", o.base, tx.Sequence, field).
+		return nil, nil, refusal.New(refusal.ResponseDiffers, "run here on height %d, step %d answers otherwise (%s)", o.base, tx.Sequence, field).
 			With("session", o.id.String()).With("step", tx.Sequence).With("field", field).With("response", result.Response.Body.String())
 	}
-	return &stored{tx: *tx, head: head, height: r.Height, seal: r.Seal, body: result.Body, questions: asked}, nil
+	return &stored{tx: *tx, head: head, height: r.Height, seal: r.Seal, body: result.Body, questions: asked}, child, nil
 }
 
 // endorse signs this node's endorsement of a step that it has run on its newest state.
@@ -285,41 +254,48 @@ func (o *owner) adopted(s *stored, child *state.Overlay, kept *stored, sealed ou
 		ops = append(ops, op{keyVariant(o.id, tx.Sequence, s.head), nil}, op{keyVariant(o.id, tx.Sequence, kept.head), kept.encode()})
 	}
 	written := o.e.journal.begin(ops...)
-	var bad error
 	if sealed != nil {
-		bad = sealed()
+		if bad := sealed(); bad != nil {
+			err := written()
+			if err == nil {
+				err = o.e.journal.append(op{ops[0].key, nil}, op{ops[1].key, nil})
+			}
+			return cmp.Or(o.unusable(err), bad)
+		}
 	}
-	if bad == nil && len(votes.Endorsements) > 0 {
+	if len(votes.Endorsements) > 0 {
 		votes.Endorsements[0] = o.e.endorse(o.id, tx.Sequence, s.head, height)
 	}
-	err := written()
-	if err == nil && bad != nil {
-		err = o.e.journal.append(op{ops[0].key, nil}, op{ops[1].key, nil})
-	}
-	if err != nil {
-		o.refused = o.e.diskRefusal(err) // nobody knows what is on disk: nobody may use this session any more
-		return o.refused
-	}
-	if bad != nil {
-		return bad
-	}
-	for _, a := range o.machine.Step(session.Reproduced{
+	acts := o.machine.Step(session.Reproduced{
 		Sequence: tx.Sequence, Request: tx.Request.Digest(), Head: s.head, Time: tx.Time, Originator: tx.Originator,
-	}) {
+	})
+	o.hint(tx.Sequence, child)
+	o.take(s, child)
+	o.newest = max(o.newest, height)
+	o.votes[tx.Sequence-1] = votes.Endorsements
+	if err := written(); err != nil {
+		return o.unusable(err)
+	}
+	for _, a := range acts {
 		if p, ok := a.(session.Persist); ok { // it is on disk
 			o.audit(p.Record)
 			o.noteRecord(p.Record)
 		}
 	}
-	o.hint(tx.Sequence, child)
-	o.take(s, child)
-	o.newest = max(o.newest, height)
-	if o.votes[tx.Sequence-1] = votes.Endorsements; len(votes.Endorsements) > 0 {
-		o.e.journal.later(o.votesOp(tx.Sequence, s.head))
+	if len(votes.Endorsements) > 0 {
+		o.e.journal.later(o.votesOp(tx.Sequence, s.head)) // signed
 	}
 	o.e.counts.replicated.Add(1)
 	o.voted(o.machine.Step(session.Endorsed{Sequence: tx.Sequence, Node: o.e.self, Head: s.head}))
 	return nil
+}
+
+// unusable closes the session to everybody after a failed write: nobody knows what is on disk.
+func (o *owner) unusable(err error) error {
+	if err != nil {
+		o.refused = o.e.diskRefusal(err)
+	}
+	return o.refused
 }
 
 // vouch sends this node's endorsement of a step that it has. Of a step that it has originated, and now hears of from a peer,

@@ -74,7 +74,7 @@ func askStep(ctx context.Context, o *owner, work func(reply stepReply)) (*Answer
 		err error
 	}
 	c := make(chan answered, 1)
-	if err := o.postHere(func() { work(func(a *Answer, err error) { c <- answered{a, err} }) }); err != nil {
+	if err := o.postHere(true, func() { work(func(a *Answer, err error) { c <- answered{a, err} }) }); err != nil {
 		return nil, err
 	}
 	giveBack(ctx)()
@@ -167,7 +167,6 @@ func (o *owner) originate(req *wire.Request, sequence uint64) (*stored, *state.O
 	if err := o.mayStep(req); err != nil {
 		return nil, nil, nil, err
 	}
-	told := false
 	for range 8 {
 		if err := o.refresh(false); err != nil {
 			return nil, nil, nil, err
@@ -179,10 +178,6 @@ func (o *owner) originate(req *wire.Request, sequence uint64) (*stored, *state.O
 		time := max(o.machine.Time(), now)
 		if err := fresh(req.Created, time); err != nil {
 			return nil, nil, nil, err
-		}
-		if !told {
-			o.tellBegun(req, sequence, time)
-			told = true
 		}
 		child := o.overlay.Child()
 		o.source.take()
@@ -258,7 +253,6 @@ func isSend(a session.Action) bool {
 // take moves the session behind a step that is on disk.
 func (o *owner) take(s *stored, child *state.Overlay) {
 	child.Merge()
-	o.ahead = nil
 	o.size += transactionSize(&s.tx)
 	o.newest = max(o.newest, s.height)
 	o.asked = append(o.asked, s.questions...)

@@ -23,7 +23,6 @@ const (
 	KindEnded      PeerKind = 8
 	KindSessions   PeerKind = 9
 	KindHeight     PeerKind = 10
-	KindBegun      PeerKind = 11
 )
 
 // Limits of messages between nodes and of uploads.
@@ -109,17 +108,6 @@ type PeerStep struct {
 	Step     Recorded
 }
 
-// PeerBegun tells that the sender begins to run a request, so that the receiver can run it at the same time. It asks for nothing:
-// a PeerStep follows if the answer is recorded. Previous is the head that the request signs over.
-type PeerBegun struct {
-	Session  SessionID
-	Previous Digest
-	Sequence uint64
-	Request  Request
-	Time     int64 // of the step, milliseconds since 1970
-	Height   int64 // of the state that the sender runs it on
-}
-
 // PeerEndorse is the sender's endorsement of a step.
 type PeerEndorse struct {
 	Session   SessionID
@@ -199,16 +187,6 @@ type (
 		Head     Digest
 		Step     Recorded
 	}
-	begunRecord struct {
-		_        struct{} `cbor:",toarray"`
-		Kind     PeerKind
-		Session  SessionID
-		Previous Digest
-		Sequence uint64
-		Request  Request
-		Time     int64
-		Height   int64
-	}
 	endorseRecord struct {
 		_         struct{} `cbor:",toarray"`
 		Kind      PeerKind
@@ -286,13 +264,6 @@ func (m PeerOpened) Encode() []byte {
 // Encode returns the canonical bytes of m.
 func (m PeerStep) Encode() []byte {
 	return encode(stepRecord{Kind: KindStep, Session: m.Session, Previous: m.Previous, Head: m.Head, Step: m.Step})
-}
-
-// Encode returns the canonical bytes of m.
-func (m PeerBegun) Encode() []byte {
-	return encode(begunRecord{
-		Kind: KindBegun, Session: m.Session, Previous: m.Previous, Sequence: m.Sequence, Request: m.Request, Time: m.Time, Height: m.Height,
-	})
 }
 
 // Encode returns the canonical bytes of m.
@@ -395,13 +366,6 @@ func DecodePeer(b []byte) (any, error) {
 		}
 		return PeerStep{Session: r.Session, Previous: r.Previous, Head: r.Head, Step: r.Step},
 			checkRecorded([]Recorded{r.Step}, r.Step.Transaction.Sequence)
-	case KindBegun:
-		var r begunRecord
-		if err := decodePeer(b, &r, "begun step"); err != nil {
-			return nil, err
-		}
-		m := PeerBegun{Session: r.Session, Previous: r.Previous, Sequence: r.Sequence, Request: r.Request, Time: r.Time, Height: r.Height}
-		return m, m.check()
 	case KindEndorse:
 		var r endorseRecord
 		if err := decodePeer(b, &r, "endorsement"); err != nil {
@@ -503,16 +467,6 @@ func (m *PeerOpened) check() error {
 		return refusal.New(refusal.NonCanonical, "an opening at height %d and time %d", m.Height, m.Time)
 	}
 	return nil
-}
-
-func (m *PeerBegun) check() error {
-	if err := m.Request.limits(); err != nil {
-		return locate(err, "field", "request")
-	}
-	if m.Time < 0 || m.Time > MaxTime {
-		return refusal.New(refusal.NonCanonical, "a step begun at time %d", m.Time)
-	}
-	return checkPlace(m.Sequence, m.Height)
 }
 
 func checkRecorded(steps []Recorded, from uint64) error {

@@ -276,12 +276,7 @@ func (o *owner) adopted(s *stored, child *state.Overlay, kept *stored, sealed ou
 	if err := written(); err != nil {
 		return o.unusable(err)
 	}
-	for _, a := range acts {
-		if p, ok := a.(session.Persist); ok { // it is on disk
-			o.audit(p.Record)
-			o.noteRecord(p.Record)
-		}
-	}
+	o.audited(acts)
 	if len(votes.Endorsements) > 0 {
 		o.e.journal.later(o.votesOp(tx.Sequence, s.head)) // signed
 	}

@@ -178,18 +178,16 @@ func (j *journal) mark() error {
 }
 
 // append writes the ops in one atomic step and returns once they are on disk. It is safe for concurrent use.
-func (j *journal) append(ops ...op) error { return j.begin(ops...)() }
-
-// begin is append for a caller that has something to do while the disk works: it has to call written, which returns what append would.
-func (j *journal) begin(ops ...op) (written func() error) {
+func (j *journal) append(ops ...op) error {
 	w := &write{ops: ops, done: make(chan error, 1)}
 	j.stop.RLock()
-	defer j.stop.RUnlock()
 	if j.stopped {
-		return func() error { return errClosed }
+		j.stop.RUnlock()
+		return errClosed
 	}
 	j.queue <- w
-	return func() error { return <-w.done }
+	j.stop.RUnlock()
+	return <-w.done
 }
 
 // later has ops written together with the next write, whoever makes it, or at the next flush. Until then a crash loses

@@ -198,6 +198,7 @@ func (o *owner) do(acts []session.Action, payload func(session.Record) []op) (re
 		case session.Halt:
 			o.e.halt(&haltError{o.id, a.Reason})
 			return nil, refusal.New(refusal.Internal, "this node has stopped because its own state is in doubt")
+		case session.Send: // done before, so that the peers work while the disk does
 		default:
 			rest = append(rest, a)
 		}

@@ -96,8 +96,8 @@ func (o *owner) replicated(from wire.PublicKey, m wire.PeerStep) (again bool, er
 	return false, nil
 }
 
-// outstanding is the verification, still to be done, of an originator's signature on an answer. It is called once, and before the step is endorsed;
-// that may be while the disk works.
+// outstanding waits for the verification of an originator's signature on an answer. It is called once, and before the step is endorsed;
+// until then the handler may run and the disk work.
 type outstanding func() error
 
 // verify checks what a recorded step proves by itself at its place: the client's signature, the times, the head after it, and
@@ -253,30 +253,33 @@ func (o *owner) adopted(s *stored, child *state.Overlay, kept *stored, sealed ou
 	if kept != nil {
 		ops = append(ops, op{keyVariant(o.id, tx.Sequence, s.head), nil}, op{keyVariant(o.id, tx.Sequence, kept.head), kept.encode()})
 	}
-	written := o.e.journal.begin(ops...)
+	signed := make(chan wire.Endorsement, 1)
+	if len(votes.Endorsements) > 0 {
+		go func() { signed <- o.e.endorse(o.id, tx.Sequence, s.head, height) }()
+	}
+	if err := o.e.journal.append(ops...); err != nil {
+		return o.unusable(err)
+	}
 	if sealed != nil {
 		if bad := sealed(); bad != nil {
-			err := written()
-			if err == nil {
-				err = o.e.journal.append(op{ops[0].key, nil}, op{ops[1].key, nil})
-			}
-			return cmp.Or(o.unusable(err), bad)
+			return cmp.Or(o.unusable(o.e.journal.append(op{ops[0].key, nil}, op{ops[1].key, nil})), bad)
 		}
 	}
 	if len(votes.Endorsements) > 0 {
-		votes.Endorsements[0] = o.e.endorse(o.id, tx.Sequence, s.head, height)
+		votes.Endorsements[0] = <-signed
 	}
-	acts := o.machine.Step(session.Reproduced{
+	for _, a := range o.machine.Step(session.Reproduced{
 		Sequence: tx.Sequence, Request: tx.Request.Digest(), Head: s.head, Time: tx.Time, Originator: tx.Originator,
-	})
+	}) {
+		if p, ok := a.(session.Persist); ok { // it is on disk
+			o.audit(p.Record)
+			o.noteRecord(p.Record)
+		}
+	}
 	o.hint(tx.Sequence, child)
 	o.take(s, child)
 	o.newest = max(o.newest, height)
 	o.votes[tx.Sequence-1] = votes.Endorsements
-	if err := written(); err != nil {
-		return o.unusable(err)
-	}
-	o.audited(acts)
 	if len(votes.Endorsements) > 0 {
 		o.e.journal.later(o.votesOp(tx.Sequence, s.head)) // signed
 	}

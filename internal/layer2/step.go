@@ -212,26 +212,27 @@ func (o *owner) originate(req *wire.Request, sequence uint64) (*stored, *state.O
 	return nil, nil, nil, refusal.New(refusal.Overloaded, "blocks change what this step reads faster than it can be run").With("retry_after_seconds", 1)
 }
 
-// record takes an executed step into the session: machine, disk, peers, overlay. The disk is asked first: while it works the peers work on
-// the step too, and this node does all that can be taken back no more than the write can.
+// record takes an executed step into the session: machine, peers, disk, overlay. The peers work on it while this node's
+// disk does.
 func (o *owner) record(s *stored, child *state.Overlay, reply stepReply) {
 	previous := o.machine.Head()
 	s.head = wire.TranscriptNext(previous, s.tx)
 	s.seal = httpsig.SealAnswer(o.e.o.Key, s.tx.Time/1000, o.seen(s))
 	acts := o.machine.Step(session.Executed{Sequence: s.tx.Sequence, Request: s.tx.Request.Digest(), Head: s.head, Time: s.tx.Time})
-	o.audited(acts) // goes with it
-	written := o.e.journal.begin(op{keyNumbered(o.id, partStep, s.tx.Sequence), s.encode()})
 	var absent []wire.PublicKey
 	p := &pending{step: s, replies: []stepReply{reply}}
 	if slices.ContainsFunc(acts, isSend) {
 		p.sent = time.Now()
 		absent = o.e.cluster.sendStep(o, previous, s)
 	}
-	o.take(s, child)
-	if err := written(); err != nil {
-		reply(nil, o.unusable(err)) // the session is ahead of the disk
+	if _, err := o.do(acts, func(session.Record) []op {
+		return []op{{keyNumbered(o.id, partStep, s.tx.Sequence), s.encode()}}
+	}); err != nil {
+		o.refused = err // the machine is ahead of the disk: nobody may use this session any more
+		reply(nil, err)
 		return
 	}
+	o.take(s, child)
 	o.e.counts.steps.Add(1)
 	o.pending = p
 	o.waits.Store(true)
@@ -241,15 +242,6 @@ func (o *owner) record(s *stored, child *state.Overlay, reply stepReply) {
 	o.voted(o.machine.Step(session.Endorsed{Sequence: s.tx.Sequence, Node: o.e.self, Head: s.head}))
 	if o.pending == p {
 		p.wait(o)
-	}
-}
-
-// audited adds to the audit trail the records of which its caller, and not do, sees to it that they are written.
-func (o *owner) audited(acts []session.Action) {
-	for _, a := range acts {
-		if p, ok := a.(session.Persist); ok {
-			o.audit(p.Record)
-		}
 	}
 }
 

@@ -132,8 +132,7 @@ func (o *owner) chosen(next []wire.Recorded, ended *wire.PeerEnded, sequence uin
 
 // appendStep verifies, runs and records another originator's step behind the last one.
 func (o *owner) appendStep(r *wire.Recorded, previous, head wire.Digest) error {
-	sealed, err := o.verifyRequest(r, previous, head)
-	if err != nil {
+	if err := o.verify(r, previous, head); err != nil {
 		return err
 	}
 	tx := &r.Transaction
@@ -141,7 +140,7 @@ func (o *owner) appendStep(r *wire.Recorded, previous, head wire.Digest) error {
 	if _, err := o.do(acts, o.payload); err != nil {
 		return err
 	}
-	return o.reproduce(r, head, sealed)
+	return o.reproduce(r, head)
 }
 
 // seeking is a search for steps at other nodes, and the requests that wait for it.

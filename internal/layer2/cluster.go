@@ -335,7 +335,7 @@ func (c *cluster) Receive(from wire.PublicKey, message []byte) {
 			c.e.o.Logger.Warn("a Layer 2 node sends an endorsement that it has not signed", "peer", from, "session", m.Session)
 			return
 		}
-		c.forOwnerHere(m.Session, func(o *owner) { o.endorsed(from, m) })
+		c.forOwner(m.Session, func(o *owner) { o.endorsed(from, m) })
 	case wire.PeerDissent:
 		c.forOwner(m.Session, func(o *owner) { o.dissented(from, m) })
 	case wire.PeerOpened:
@@ -374,27 +374,14 @@ func (c *cluster) forOwner(id wire.SessionID, work func(*owner)) bool {
 	return true
 }
 
-// forOwnerHere is forOwner for work that takes no time and waits for nothing: if nobody works the session's queue, it is done here.
-func (c *cluster) forOwnerHere(id wire.SessionID, work func(*owner)) {
-	c.e.mu.Lock()
-	o := c.e.sessions[id]
-	c.e.mu.Unlock()
-	if o != nil && !o.crowded() {
-		_ = o.postHere(false, func() { work(o) })
-	}
-}
-
 // post leaves a peer's work to an owner, unless it has too much of it already.
 func (c *cluster) post(o *owner, work func(*owner)) {
-	if !o.crowded() {
+	o.mu.Lock()
+	full := len(o.queue) >= peerQueue
+	o.mu.Unlock()
+	if !full {
 		_ = o.post(false, func() { work(o) })
 	}
-}
-
-func (o *owner) crowded() bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return len(o.queue) >= peerQueue
 }
 
 // Up implements peer.Receiver.

@@ -86,10 +86,10 @@ func (o *owner) post(request bool, work func()) error {
 	return err
 }
 
-// postHere is post of work that the caller waits for in any case, or that takes no time: if nobody works the queue, the caller's
-// goroutine does so for this one piece of work. That saves waking another, which costs more than most of what a step does.
-func (o *owner) postHere(request bool, work func()) error {
-	idle, err := o.queueUp(request, work)
+// postHere is post of a request that the caller waits for in any case: if nobody works the queue, the caller's goroutine does
+// so for this one piece of work. That saves waking another, which costs more than most of what a step does.
+func (o *owner) postHere(work func()) error {
+	idle, err := o.queueUp(true, work)
 	if !idle {
 		return err
 	}
@@ -167,7 +167,7 @@ func ask[T any](o *owner, work func() (T, error)) (T, error) {
 		err error
 	}
 	c := make(chan reply, 1)
-	if err := o.postHere(true, func() {
+	if err := o.postHere(func() {
 		v, err := work()
 		c <- reply{v, err}
 	}); err != nil {

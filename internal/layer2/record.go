@@ -256,8 +256,7 @@ type loaded struct {
 	votes      [][]wire.Endorsement
 	policy     *session.Policy
 	leaving    *wire.Request
-	last       *stored // the last step
-	bare       uint64  // the last step without its body
+	bare       uint64 // the last step without its body
 }
 
 // load reads a session from the journal and takes its machine through the records. ok is false if there is none. An
@@ -287,7 +286,6 @@ func (e *Engine) load(id wire.SessionID) (*loaded, bool, error) {
 			if s.bare {
 				l.bare = s.tx.Sequence
 			}
-			l.last = s
 			l.sizes = append(l.sizes, transactionSize(&s.tx))
 			l.newest = max(l.newest, s.height)
 			l.asked = append(l.asked, s.questions...)
@@ -399,15 +397,12 @@ func (e *Engine) loadVotes(key, b []byte, l *loaded) error {
 	if n == 0 || n > l.machine.Len() || v.Head != l.machine.HeadAt(n) {
 		return nil
 	}
-	for i, x := range v.Endorsements {
+	for _, x := range v.Endorsements {
 		if err := l.machine.Restore(session.EndorsementRecord{Sequence: n, Node: x.Node, Head: v.Head}); err != nil {
 			return damagedRecord(key, "does not fit what stands before it: "+err.Error())
 		}
 		if x.Node == e.self {
 			l.newest = max(l.newest, x.Height)
-			if x.Signature == (wire.Signature{}) { // it was written before it was signed
-				v.Endorsements[i] = e.endorse(wire.SessionID(key[1:17]), n, v.Head, x.Height)
-			}
 		}
 	}
 	l.votes[n-1] = v.Endorsements

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"sync"
 
-	"tandem/internal/httpsig"
 	"tandem/internal/session"
 	"tandem/internal/state"
 	"tandem/internal/wire"
@@ -93,12 +92,6 @@ func (e *Engine) loadAll(ids []wire.SessionID) ([]*owner, error) {
 		all.Go(func() {
 			for i := w; i < len(ids); i += workers() {
 				l, ok, err := e.load(ids[i])
-				if err == nil && ok && l.disproved(e.self, ids[i]) {
-					n := l.last.tx.Sequence
-					if err = e.journal.append(op{keyNumbered(ids[i], partStep, n), nil}, op{keyNumbered(ids[i], partVotes, n), nil}); err == nil {
-						l, ok, err = e.load(ids[i])
-					}
-				}
 				switch {
 				case err != nil:
 					errs[i] = err
@@ -130,14 +123,6 @@ func (e *Engine) loadAll(ids []wire.SessionID) ([]*owner, error) {
 		return nil, &recordError{what}
 	}
 	return owners, nil
-}
-
-// disproved reports whether the last step is another originator's and its signature is not: the node stopped while it verified it and
-// wrote the step, and nobody has heard of an endorsement (adopted).
-func (l *loaded) disproved(self wire.PublicKey, id wire.SessionID) bool {
-	s := l.last
-	return s != nil && s.tx.Originator != self && !s.bare && s.tx.Sequence > l.machine.Start().Sequence &&
-		httpsig.VerifySeal(answerOf(id, s.recorded(), s.head), s.seal) != nil
 }
 
 // recovered brings one session up to date with the ledger at the start. It runs before the engine has goroutines of its

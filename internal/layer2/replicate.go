@@ -1,7 +1,6 @@
 package layer2
 
 import (
-	"cmp"
 	"context"
 	"crypto/ed25519"
 	"time"
@@ -61,15 +60,11 @@ func (o *owner) replicated(from wire.PublicKey, m wire.PeerStep) (again bool, er
 		return false, o.refused
 	}
 	tx := &m.Step.Transaction
-	var sealed outstanding
 	if o.machine.Len() < tx.Sequence || o.machine.HeadAt(tx.Sequence) != m.Head {
 		if tx.Originator != from && tx.Sequence > o.machine.Len() { // a variant may come from whoever moved to it
 			return false, refusal.New(refusal.OriginatorUnknown, "the step is %s's", tx.Originator)
 		}
-		if sealed, err = o.verifyRequest(&m.Step, m.Previous, m.Head); err == nil && tx.Sequence != o.machine.Len()+1 {
-			err = sealed()
-		}
-		if err != nil {
+		if err := o.verify(&m.Step, m.Previous, m.Head); err != nil {
 			return false, err
 		}
 	}
@@ -88,7 +83,7 @@ func (o *owner) replicated(from wire.PublicKey, m wire.PeerStep) (again bool, er
 		case session.Seek:
 			return o.e.cluster.send(from, wire.PeerFetch{Session: o.id, From: a.From}.Encode()), nil
 		case session.Execute:
-			return false, o.reproduce(&m.Step, m.Head, sealed)
+			return false, o.reproduce(&m.Step, m.Head)
 		case session.Supplant:
 			return false, o.moveTo(&m.Step, m.Previous, m.Head, false)
 		}
@@ -96,38 +91,25 @@ func (o *owner) replicated(from wire.PublicKey, m wire.PeerStep) (again bool, er
 	return false, nil
 }
 
-// outstanding waits for the verification of an originator's signature on an answer. It is called once, and before the step is endorsed;
-// until then the handler may run and the disk work.
-type outstanding func() error
-
 // verify checks what a recorded step proves by itself at its place: the client's signature, the times, the head after it, and
 // the originator's signature on the answer.
 func (o *owner) verify(r *wire.Recorded, previous, head wire.Digest) error {
-	sealed, err := o.verifyRequest(r, previous, head)
-	if err != nil {
+	tx := &r.Transaction
+	sealed := make(chan error, 1) // two signatures, verified side by side: the client waits for this
+	go func() { sealed <- httpsig.VerifySeal(answerOf(o.id, *r, head), r.Seal) }()
+	if err := o.signedBy(httpsig.TagStep, &tx.Request, httpsig.Place{Session: o.id, Sequence: tx.Sequence, Transcript: previous}); err != nil {
 		return err
 	}
-	return sealed()
-}
-
-// verifyRequest is verify but for the originator's signature, which is left to the caller.
-func (o *owner) verifyRequest(r *wire.Recorded, previous, head wire.Digest) (outstanding, error) {
-	sealed := make(chan error, 1) // side by side with the client's
-	go func() { sealed <- httpsig.VerifySeal(answerOf(o.id, *r, head), r.Seal) }()
-	tx := &r.Transaction
-	if err := o.signedBy(httpsig.TagStep, &tx.Request, httpsig.Place{Session: o.id, Sequence: tx.Sequence, Transcript: previous}); err != nil {
-		return nil, err
-	}
 	if s := tx.Response.Status; s < 200 || s >= 400 {
-		return nil, refusal.New(refusal.NonCanonical, "an answer with status %d is never recorded", s)
+		return refusal.New(refusal.NonCanonical, "an answer with status %d is never recorded", s)
 	}
 	if wire.TranscriptNext(previous, *tx) != head {
-		return nil, refusal.New(refusal.WrongTranscript, "step %d does not lead to the head that comes with it", tx.Sequence)
+		return refusal.New(refusal.WrongTranscript, "step %d does not lead to the head that comes with it", tx.Sequence)
 	}
 	if fresh(tx.Request.Created, tx.Time) != nil || tx.Time > o.e.now()+maxAhead.Milliseconds() {
-		return nil, refusal.New(refusal.WrongTime, "time %d is too far from created, %d, or ahead of this node's clock", tx.Time, tx.Request.Created)
+		return refusal.New(refusal.WrongTime, "time %d is too far from created, %d, or ahead of this node's clock", tx.Time, tx.Request.Created)
 	}
-	return func() error { return <-sealed }, nil
+	return <-sealed
 }
 
 // maxAhead is how far a peer's step may lie ahead of this node's clock; Layer 1 allows as much between step and block.
@@ -139,39 +121,29 @@ const lag = 100 * time.Millisecond
 // reproduce runs a step that is another originator's at the session's next position and records it, if the response is the
 // recorded one.
 //
-// What is left of its verification is done while the disk works (adopted).
-func (o *owner) reproduce(r *wire.Recorded, head wire.Digest, sealed outstanding) error {
-	s, child, err := o.runAlike(r, head)
-	if err != nil {
-		if bad := sealed(); bad != nil { // what the originator has not signed is held against nobody
-			return bad
-		}
-		return err
-	}
-	return o.adopted(s, child, nil, sealed)
-}
-
-// runAlike runs another originator's step at the session's next position, and enters its reads.
-func (o *owner) runAlike(r *wire.Recorded, head wire.Digest) (*stored, *state.Overlay, error) {
+// A crash before the append's fsync leaves no trace, and no endorsement was sent. A crash after it leaves the step, and the
+// endorsement beside it.
+func (o *owner) reproduce(r *wire.Recorded, head wire.Digest) error {
 	if err := o.mayReproduce(r); err != nil {
-		return nil, nil, err
+		return err
 	}
 	for range 8 {
 		if err := o.refresh(false); err != nil {
-			return nil, nil, err
+			return err
 		}
 		if o.machine.State() != session.Open {
-			return nil, nil, o.explain(refusal.New(refusal.SessionClosed, "the session is %s", o.machine.State()))
+			return o.explain(refusal.New(refusal.SessionClosed, "the session is %s", o.machine.State()))
 		}
 		s, child, err := o.compare(r, head)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		if o.e.register(o, child.Reads(), o.overlay.Reads(), false) {
-			return s, child, nil
+		if !o.e.register(o, child.Reads(), o.overlay.Reads(), false) {
+			continue
 		}
+		return o.adopted(s, child, nil)
 	}
-	return nil, nil, refusal.New(refusal.Overloaded, "blocks change what this step reads faster than it can be run")
+	return refusal.New(refusal.Overloaded, "blocks change what this step reads faster than it can be run")
 }
 
 // mayReproduce refuses another originator's step for reasons that need no run, and waits for the block it stands on.
@@ -226,74 +198,44 @@ func (o *owner) compare(r *wire.Recorded, head wire.Digest) (*stored, *state.Ove
 }
 
 // endorse signs this node's endorsement of a step that it has run on its newest state.
-func (e *Engine) endorse(id wire.SessionID, sequence uint64, head wire.Digest, height int64) wire.Endorsement {
-	v := wire.Endorsement{Node: e.self, Height: height}
-	v.Signature = wire.Signature(ed25519.Sign(e.o.Key, wire.EndorsementBytes(e.o.ChainID, id, sequence, head, height)))
+func (o *owner) endorse(sequence uint64, head wire.Digest, height int64) wire.Endorsement {
+	v := wire.Endorsement{Node: o.e.self, Height: max(o.base, height)}
+	v.Signature = wire.Signature(ed25519.Sign(o.e.o.Key, wire.EndorsementBytes(o.e.o.ChainID, o.id, sequence, head, v.Height)))
 	return v
 }
 
 // adopted records a step that was run here with the recorded response, and this node's endorsement of it. If it takes the place
-// of another variant, that is kept. While the disk works, the originator's signature is verified, unless sealed is nil, and the endorsement
-// signed; on disk it stands without its signature until some later write, since the same can be made again.
-//
-// A crash before the write's fsync leaves no trace, and no endorsement was sent. A crash after it leaves the step, and the
-// endorsement beside it, though perhaps the originator's signature was not verified, or found bad and the record not yet taken back:
-// then nobody has heard of an endorsement, and a start verifies it again (disproved).
-func (o *owner) adopted(s *stored, child *state.Overlay, kept *stored, sealed outstanding) error {
+// of another variant, that is kept.
+func (o *owner) adopted(s *stored, child *state.Overlay, kept *stored) error {
 	tx := &s.tx
-	height := max(o.base, s.height)
+	vote := o.endorse(tx.Sequence, s.head, s.height)
 	votes := votesRecord{Head: s.head}
 	if tx.Originator != o.e.self { // its own answer, come back: the seal is its endorsement
-		votes.Endorsements = []wire.Endorsement{{Node: o.e.self, Height: height}}
+		votes.Endorsements = []wire.Endorsement{vote}
 	}
-	ops := []op{
-		{keyNumbered(o.id, partStep, tx.Sequence), s.encode()},
-		{keyNumbered(o.id, partVotes, tx.Sequence), encodeRecord(votes)},
-	}
-	if kept != nil {
-		ops = append(ops, op{keyVariant(o.id, tx.Sequence, s.head), nil}, op{keyVariant(o.id, tx.Sequence, kept.head), kept.encode()})
-	}
-	signed := make(chan wire.Endorsement, 1)
-	if len(votes.Endorsements) > 0 {
-		go func() { signed <- o.e.endorse(o.id, tx.Sequence, s.head, height) }()
-	}
-	if err := o.e.journal.append(ops...); err != nil {
-		return o.unusable(err)
-	}
-	if sealed != nil {
-		if bad := sealed(); bad != nil {
-			return cmp.Or(o.unusable(o.e.journal.append(op{ops[0].key, nil}, op{ops[1].key, nil})), bad)
-		}
-	}
-	if len(votes.Endorsements) > 0 {
-		votes.Endorsements[0] = <-signed
-	}
-	for _, a := range o.machine.Step(session.Reproduced{
+	acts := o.machine.Step(session.Reproduced{
 		Sequence: tx.Sequence, Request: tx.Request.Digest(), Head: s.head, Time: tx.Time, Originator: tx.Originator,
-	}) {
-		if p, ok := a.(session.Persist); ok { // it is on disk
-			o.audit(p.Record)
-			o.noteRecord(p.Record)
+	})
+	if _, err := o.do(acts, func(session.Record) []op {
+		ops := []op{
+			{keyNumbered(o.id, partStep, tx.Sequence), s.encode()},
+			{keyNumbered(o.id, partVotes, tx.Sequence), encodeRecord(votes)},
 		}
+		if kept != nil {
+			ops = append(ops, op{keyVariant(o.id, tx.Sequence, s.head), nil}, op{keyVariant(o.id, tx.Sequence, kept.head), kept.encode()})
+		}
+		return ops
+	}); err != nil {
+		o.refused = err // the machine is ahead of the disk: nobody may use this session any more
+		return err
 	}
 	o.hint(tx.Sequence, child)
 	o.take(s, child)
-	o.newest = max(o.newest, height)
+	o.newest = max(o.newest, vote.Height)
 	o.votes[tx.Sequence-1] = votes.Endorsements
-	if len(votes.Endorsements) > 0 {
-		o.e.journal.later(o.votesOp(tx.Sequence, s.head)) // signed
-	}
 	o.e.counts.replicated.Add(1)
 	o.voted(o.machine.Step(session.Endorsed{Sequence: tx.Sequence, Node: o.e.self, Head: s.head}))
 	return nil
-}
-
-// unusable closes the session to everybody after a failed write: nobody knows what is on disk.
-func (o *owner) unusable(err error) error {
-	if err != nil {
-		o.refused = o.e.diskRefusal(err)
-	}
-	return o.refused
 }
 
 // vouch sends this node's endorsement of a step that it has. Of a step that it has originated, and now hears of from a peer,

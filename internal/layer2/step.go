@@ -74,7 +74,7 @@ func askStep(ctx context.Context, o *owner, work func(reply stepReply)) (*Answer
 		err error
 	}
 	c := make(chan answered, 1)
-	if err := o.postHere(true, func() { work(func(a *Answer, err error) { c <- answered{a, err} }) }); err != nil {
+	if err := o.postHere(func() { work(func(a *Answer, err error) { c <- answered{a, err} }) }); err != nil {
 		return nil, err
 	}
 	giveBack(ctx)()

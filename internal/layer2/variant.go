@@ -115,7 +115,7 @@ func (o *owner) replaceTip(r *wire.Recorded, previous, head wire.Digest, chosen 
 	p := o.unpend()
 	o.size -= transactionSize(&old.tx)
 	o.votes = o.votes[:n-1]
-	if err := o.adopted(s, child, old, nil); err != nil {
+	if err := o.adopted(s, child, old); err != nil {
 		return err
 	}
 	if p != nil {

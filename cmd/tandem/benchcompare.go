@@ -47,7 +47,7 @@ the wrong side of it, so that other work on the machine does not break it by cha
 of 0 is not checked. The machine's load changes all contenders alike, so the ratios mean more than the times.`,
 		Example: `  tandem bench compare
   tandem bench compare -n 100 --out compare-results
-  tandem bench compare --check --max-commit-cometbft 1.5
+  tandem bench compare --check --max-commit-cometbft 1.3 --min-one-layer 5
   tandem bench compare --skip one-layer,cometbft-constant --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -292,6 +293,7 @@ func TestHandlersThatMisbehave(t *testing.T) {
 // broken is an engine with faults of our own making.
 type broken struct {
 	Engine
+	mu    sync.Mutex // guards err and panic
 	err   error
 	panic any
 	enter chan struct{} // closed when a step has arrived, if not nil
@@ -303,10 +305,20 @@ func (b *broken) StepCustody(ctx context.Context, id wire.SessionID, actor, meth
 		close(b.enter)
 		<-b.leave
 	}
-	if b.panic != nil {
-		panic(b.panic)
+	b.mu.Lock()
+	err, p := b.err, b.panic
+	b.mu.Unlock()
+	if p != nil {
+		panic(p)
 	}
-	return nil, b.err
+	return nil, err
+}
+
+// fail has the steps from now on panic with p, or end with err.
+func (b *broken) fail(p any, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.panic, b.err = p, err
 }
 
 // TestFaultsOfOurOwn: a panic or an unexpected error of the node's own code is "internal", in the log, and tells the
@@ -315,10 +327,10 @@ func TestFaultsOfOurOwn(t *testing.T) {
 	fault := &broken{}
 	w := newWorld(t, func(o *Options) { fault.Engine = o.Engine; o.Engine = fault })
 	step := func() reply { return w.do("GET", "/any", "", "Tandem-Session", "aaaaaaaaaaaaaaaaaaaaaaaaaa") }
-	fault.panic = "secret of the node"
+	fault.fail("secret of the node", nil)
 	rep := step()
 	w.problem("panic", rep, 500, "internal")
-	fault.panic, fault.err = nil, errors.New("secret of the disk")
+	fault.fail(nil, errors.New("secret of the disk"))
 	rep2 := step()
 	w.problem("error", rep2, 500, "internal")
 	if strings.Contains(rep.text+rep2.text, "secret") {
@@ -327,9 +339,9 @@ func TestFaultsOfOurOwn(t *testing.T) {
 	if log := w.log.String(); !strings.Contains(log, "secret of the node") || !strings.Contains(log, "secret of the disk") || !strings.Contains(log, "stack") {
 		t.Errorf("log: %s", log)
 	}
-	fault.err = refusal.New(refusal.ShuttingDown, "")
+	fault.fail(nil, refusal.New(refusal.ShuttingDown, ""))
 	w.problem("shutting down", step(), 503, "shutting-down")
-	fault.err = context.DeadlineExceeded
+	fault.fail(nil, context.DeadlineExceeded)
 	w.problem("deadline", step(), 503, "overloaded")
 }
 

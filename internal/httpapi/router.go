@@ -236,15 +236,21 @@ const drained = 8 * wire.MaxBody
 // smallBody is how large a body may be, in bytes, for which memory is set aside before it has come.
 const smallBody = 4 << 10
 
+// tooLarge refuses a body of more than most bytes. One of up to drain bytes is read to its end: a client that is still sending when the
+// connection is closed may never see why.
+func tooLarge(w http.ResponseWriter, r *http.Request, most, drain int64) error {
+	if len(r.Header["Expect"]) > 0 || r.ContentLength > drain {
+		w.Header().Set("Connection", "close")
+	} else {
+		_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, drain))
+	}
+	return refusal.New(refusal.BodyTooLarge, "the body has more than %d bytes", most)
+}
+
 // body reads the request's body within the limit. Errors: body-too-large; bad-request when it is cut off.
 func (a *api) body(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	if r.ContentLength > wire.MaxBody {
-		if len(r.Header["Expect"]) > 0 || r.ContentLength > drained {
-			w.Header().Set("Connection", "close")
-		} else { // a client that is still sending when the connection is closed may never see why
-			_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, drained))
-		}
-		return nil, refusal.New(refusal.BodyTooLarge, "the body has more than %d bytes", wire.MaxBody)
+		return nil, tooLarge(w, r, wire.MaxBody, drained)
 	}
 	var body []byte
 	var err error

@@ -68,16 +68,14 @@ func (a *api) cbor(w http.ResponseWriter, r *http.Request) (id wire.SessionID, b
 
 // bodyUpTo reads a body that may be larger than a request's to a handler. Errors: body-too-large, bad-request.
 func (a *api) bodyUpTo(w http.ResponseWriter, r *http.Request, most int64) ([]byte, error) {
-	tooLarge := refusal.New(refusal.BodyTooLarge, "the body has more than %d bytes", most)
 	if r.ContentLength > most {
-		w.Header().Set("Connection", "close")
-		return nil, tooLarge
+		return nil, tooLarge(w, r, most, 2*most)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	var max *http.MaxBytesError
 	switch {
 	case errors.As(err, &max):
-		return nil, tooLarge
+		return nil, tooLarge(w, r, most, 0)
 	case err != nil:
 		w.Header().Set("Connection", "close")
 		return nil, refusal.New(refusal.BadRequest, "the body ended before its Content-Length")

@@ -114,6 +114,9 @@ func TestPlacesWaitForEndorsements(t *testing.T) {
 func TestPlacesShedAtOnceInACrowd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newTestPlaces(2, idle)
+		var crowd atomic.Bool
+		crowd.Store(true)
+		p.sessions = crowd.Load
 		if _, err := p.take(t.Context(), time.Now().Add(-25*time.Millisecond)); !refusal.Has(err, refusal.Overloaded) {
 			t.Fatalf("an old request: %v", err)
 		}
@@ -131,7 +134,7 @@ func TestPlacesShedAtOnceInACrowd(t *testing.T) {
 			t.Fatalf("one too many: %v after %v", err, time.Since(began))
 		}
 		synctest.Wait()
-		p.sessions = func() bool { return false }
+		crowd.Store(false)
 		if _, err := p.take(t.Context(), time.Now()); !refusal.Has(err, refusal.Overloaded) || time.Since(began) != calmPatience*25*time.Millisecond {
 			t.Fatalf("without a crowd: %v after %v", err, time.Since(began))
 		}
